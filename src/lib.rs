@@ -1,0 +1,1 @@
+//! parcelwatch: a rule-driven exception watchdog for cross-border parcels.
