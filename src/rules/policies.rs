@@ -1,0 +1,132 @@
+//! Who is told, when: receivers, policies, owners (DESIGN §7, §10). Calendars of the same file are part of the
+//! [`super::RuleSet`].
+
+use std::collections::BTreeMap;
+
+use crate::model::Severity;
+
+/// `policies.yaml`, checked.
+#[derive(Debug, Default, Clone)]
+pub struct Policies {
+    /// SHA-256 (hexadecimal) over what it means.
+    pub hash: String,
+    /// By id, in file order.
+    pub receivers: Vec<Receiver>,
+    /// By id, in file order.
+    pub policies: Vec<Policy>,
+    /// `default_policy`, resolved to an id; `None` where there is no policy at all.
+    pub default_policy: Option<String>,
+    /// `owners:` by the rule's owner.
+    pub owners: BTreeMap<String, OwnerRoute>,
+}
+
+/// Somebody to tell.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Receiver {
+    /// Its id.
+    pub id: String,
+    /// How it is reached.
+    pub kind: ReceiverKind,
+}
+
+/// How a receiver is reached. Slack, PagerDuty, Alertmanager and commands come later and have their place here.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ReceiverKind {
+    /// One message a recipient.
+    Email {
+        /// Addresses.
+        to: Vec<String>,
+    },
+    /// Standard Webhooks.
+    Webhook {
+        /// Where to; may be a secret.
+        url: SecretText,
+        /// Signing key, `whsec_…`; unsigned where absent.
+        secret: Option<SecretText>,
+    },
+}
+
+impl ReceiverKind {
+    /// The `integration` label of metrics and rows.
+    #[must_use]
+    pub const fn integration(&self) -> &'static str {
+        match self {
+            ReceiverKind::Email { .. } => "email",
+            ReceiverKind::Webhook { .. } => "webhook",
+        }
+    }
+}
+
+/// A text that may live elsewhere. Never printed: `config::Secrets` reads it.
+#[derive(Clone, PartialEq, Eq)]
+pub enum SecretText {
+    /// Written in place (allowed for a URL, never for a key).
+    Plain(String),
+    /// `{file: PATH}`, relative to the file that names it.
+    File(std::path::PathBuf),
+    /// `{env: NAME}`.
+    Env(String),
+}
+
+impl std::fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("<secret>")
+    }
+}
+
+/// One escalation policy.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    /// Its id.
+    pub id: String,
+    /// Names of facts, or `rule`, `severity`, `owner`, `parcel_id`: what an exception's group is made of.
+    pub group_by: Vec<String>,
+    /// Milliseconds from a group's first news to its first message.
+    pub group_wait: i64,
+    /// Milliseconds between messages of one group.
+    pub group_interval: i64,
+    /// Milliseconds after which what stands is told again; `None`: never.
+    pub repeat_every: Option<i64>,
+    /// Milliseconds after which an acknowledgement ends; `None`: never.
+    pub ack_timeout: Option<i64>,
+    /// The ladder; never empty.
+    pub steps: Vec<Step>,
+    /// Facts shown in messages besides those of `group_by` and the rule's matchers.
+    pub show: Vec<String>,
+}
+
+/// A rung.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    /// Milliseconds after the exception's latest `opened` was committed.
+    pub after: i64,
+    /// Receivers' ids, or `owner`.
+    pub notify: Vec<String>,
+    /// Only exceptions at least this bad.
+    pub min_severity: Option<Severity>,
+}
+
+/// `owners:` one entry.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct OwnerRoute {
+    /// The fact that picks; `None`: always the default.
+    pub by: Option<String>,
+    /// Receivers by that fact's text.
+    pub to: BTreeMap<String, Vec<String>>,
+    /// Receivers where none fits.
+    pub default: Vec<String>,
+}
+
+impl Policies {
+    /// The policy of this id.
+    #[must_use]
+    pub fn policy(&self, id: &str) -> Option<&Policy> {
+        self.policies.iter().find(|p| p.id == id)
+    }
+
+    /// The receiver of this id.
+    #[must_use]
+    pub fn receiver(&self, id: &str) -> Option<&Receiver> {
+        self.receivers.iter().find(|r| r.id == id)
+    }
+}
