@@ -1,1 +1,3 @@
-//! (placeholder)
+//! The command line: one file a command.
+
+pub mod backtest;

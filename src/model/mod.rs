@@ -5,6 +5,7 @@
 pub mod event;
 pub mod exception;
 pub mod fact;
+pub mod json;
 pub mod milestone;
 pub mod number;
 pub mod time;
