@@ -171,3 +171,71 @@ impl Network {
         };
     }
 }
+
+/// Ten rules like the shipped ones and twenty made up, until they are read from files.
+pub fn rules() -> parcelwatch::rules::RuleSet {
+    use parcelwatch::model::*;
+    use parcelwatch::rules::ruleset::*;
+    let mut rules = Vec::new();
+    let stage = |h: i64, severity| Stage { at: Span { ms: h * HOUR, ..Span::default() }, severity };
+    for i in 0..30usize {
+        let source = match i {
+            0 => AnchorSource::Derived(DerivedTime::ImportCustomsFullyCleared),
+            1 | 2 => AnchorSource::Derived(DerivedTime::GuaranteeEnd),
+            3 => AnchorSource::Derived(DerivedTime::LastEvent),
+            _ => AnchorSource::Milestone(Milestone::from_name(LIFE[i % 11]).unwrap()),
+        };
+        let expect = match i {
+            0 => Milestone::DomesticScan.or_later(),
+            1 | 2 => MilestoneSet::of(Milestone::Delivered),
+            3 => MilestoneSet::default(),
+            _ => Milestone::from_name(LIFE[i % 11 + 1 + i % 2]).unwrap().or_later(),
+        };
+        let while_ = (i == 1).then(|| {
+            Matcher::Fact(FactRef::Derived(DerivedFact::HoldsOpen), Test::Compare(Comparison::Gt, Decimal::whole(0)))
+        });
+        let unless = (i == 0).then(|| {
+            let one = |t: &str| Test::Equals(Scalar::Text(t.into()));
+            Matcher::Fact(FactRef::Stated(known_fact("duty_status").unwrap()), Test::AnyOf(vec![one("unpaid"), one("x")]))
+        });
+        let body = Body {
+            title: String::new(),
+            description: String::new(),
+            runbook: None,
+            owner: "ops".into(),
+            policy: None,
+            labels: Default::default(),
+            unless,
+            while_,
+            expect: Expect { milestones: expect, ..Expect::default() },
+            evidence: ClassFilter(if i == 0 { 2 } else { 0 }),
+            tolerance: Tolerance::Ms(14 * HOUR),
+            grace: 2 * HOUR,
+            reporting_delay: 0,
+            calendar: CalendarRef::Elapsed,
+            stages: vec![stage(if i == 0 { 48 } else { 96 }, Severity::Warning), stage(192, Severity::High)],
+        };
+        rules.push(Rule {
+            id: format!("rule_{i:02}").into(),
+            hash: "".into(),
+            version: String::new(),
+            shadow: false,
+            anchor: Anchor { before: matches!(i, 1 | 2), list: false, last: false, sources: vec![source] },
+            scope: if i % 3 == 2 {
+                Matcher::Fact(FactRef::Stated(0), Test::Glob("CN-*".into()))
+            } else {
+                Matcher::default()
+            },
+            holds: None,
+            restart: false,
+            until: None,
+            after_terminal: false,
+            effective_from: None,
+            effective_to: None,
+            zone_slack: 0,
+            bodies: vec![body],
+            overrides: vec![],
+        });
+    }
+    RuleSet { rules, ..RuleSet::default() }
+}
