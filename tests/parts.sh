@@ -17,7 +17,7 @@ have() { PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null 2>&1; }
 kafka_jars() { compgen -G "$parts/kafka/libs/kafka_2.13-4.3.0.jar" >/dev/null; }
 is_there() {
   case $1 in
-    kafka) kafka_jars && have java && have keytool ;;
+    kafka) kafka_jars && have java ;;
     exim) have exim4 ;;
     prometheus) have prometheus && have promtool ;;
     hadolint) [ -x "$parts/hadolint/bin/hadolint" ] ;;
@@ -57,7 +57,7 @@ wheel() {
 
 fetch_kafka() {
   local debs=()
-  { have java && have keytool; } || debs+=(openjdk-17-jre-headless)
+  have java || debs+=(openjdk-17-jre-headless)
   kafka_jars || have mvn || debs+=(maven)
   [ ${#debs[@]} = 0 ] || apt_install "${debs[@]}" || return 1
   kafka_jars && return

@@ -32,7 +32,11 @@ pub fn find<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> 
 
 /// One request on a connection of its own. `address` is `host:port`.
 pub fn request(
-    address: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8],
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
 ) -> std::io::Result<Response> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;

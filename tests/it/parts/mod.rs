@@ -7,14 +7,15 @@
 //! Whatever waits has a deadline, and says what it waited for and what it saw when that passes.
 #![allow(dead_code)] // a toolbox: not every tool is in use at every time
 
-pub mod daemon;
+// pub mod daemon;
 pub mod exim;
 pub mod http;
 pub mod kafka;
 pub mod process;
-pub mod prometheus;
+// pub mod prometheus;
 pub mod smtp;
-pub mod webhook;
+pub mod tls;
+// pub mod webhook;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -33,6 +34,22 @@ pub fn repository() -> PathBuf {
 pub fn cache() -> PathBuf {
     let dir = std::env::var_os("PARCELWATCH_PARTS").unwrap_or_else(|| "target/parts".into());
     repository().join(dir)
+}
+
+/// A file that lives as long as this program of tests: removed when it exits.
+pub fn scratch_file(name: &str) -> PathBuf {
+    static FILES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+    extern "C" fn clean_up() {
+        lock(&FILES).drain(..).for_each(|file| drop(std::fs::remove_file(file)));
+    }
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let mut files = lock(&FILES);
+    if files.is_empty() {
+        // SAFETY: the handler takes no arguments, does not unwind, and what it touches lives in a static.
+        unsafe { libc::atexit(clean_up) };
+    }
+    files.push(path.clone());
+    path
 }
 
 /// Sees to it that a real part is on this machine, or fails the test that needs it: a test without its server proves nothing, so
@@ -75,7 +92,8 @@ where
     F::Output: Send,
 {
     std::thread::scope(|s| {
-        let run = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future);
+        let run =
+            || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future);
         s.spawn(run).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }

@@ -125,7 +125,12 @@ impl Process {
     }
 
     /// Waits for a line for which `pick` has an answer, among all printed so far and those to come.
-    pub fn wait_line<R>(&mut self, what: &str, within: Duration, mut pick: impl FnMut(&str) -> Option<R>) -> R {
+    pub fn wait_line<R>(
+        &mut self,
+        what: &str,
+        within: Duration,
+        mut pick: impl FnMut(&str) -> Option<R>,
+    ) -> R {
         let end = Instant::now() + within;
         loop {
             // In slices, to see a program that ended and so will never print it.

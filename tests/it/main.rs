@@ -1,0 +1,4 @@
+//! All integration tests in one program: linked once, and servers that several tests need are started once.
+
+mod fixtures_test;
+mod parts;
