@@ -59,7 +59,7 @@ impl Exim {
         }
         let mut process = Process::start("Exim", command);
         let up = poll("Exim to listen", PATIENCE, || match process.ended() {
-            Some(_) if process.tail().contains("Address already in use") => Ok(false),
+            Some(_) if (process.tail() + &log(dir.path())).contains("Address already in use") => Ok(false),
             Some(status) => panic!("Exim ended: {status}\n{}\n{}", process.tail(), log(dir.path())),
             None => {
                 std::net::TcpStream::connect(("127.0.0.1", tls_port)).map(|_| true).map_err(|e| e.to_string())

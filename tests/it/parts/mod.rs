@@ -7,15 +7,15 @@
 //! Whatever waits has a deadline, and says what it waited for and what it saw when that passes.
 #![allow(dead_code)] // a toolbox: not every tool is in use at every time
 
-// pub mod daemon;
+pub mod daemon;
 pub mod exim;
 pub mod http;
 pub mod kafka;
 pub mod process;
-// pub mod prometheus;
+pub mod prometheus;
 pub mod smtp;
 pub mod tls;
-// pub mod webhook;
+pub mod webhook;
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -87,8 +87,12 @@ impl SmtpServer {
                 state.connected.fetch_add(1, Ordering::SeqCst);
                 lock(&state.connections).extend(stream.try_clone());
                 let state = state.clone();
-                // An error is a client that went away; what it was told before is what counts.
-                std::thread::spawn(move || drop(serve(&state, &stream)));
+                std::thread::spawn(move || {
+                    // An error is a client that went away; what it was told before is what counts.
+                    let _ = serve(&state, &stream);
+                    // Said outright, since the list of connections holds the socket open.
+                    let _ = stream.shutdown(Shutdown::Both);
+                });
             }
         });
         SmtpServer { address, shared }
