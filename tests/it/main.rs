@@ -1,4 +1,5 @@
 //! All integration tests in one program: linked once, and servers that several tests need are started once.
 
+mod deploy;
 mod fixtures_test;
 mod parts;

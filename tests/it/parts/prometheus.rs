@@ -121,6 +121,26 @@ pub fn check_metrics(text: &str) -> Result<(), String> {
     }
 }
 
+/// The alerts of a file of rules by name, as parsed YAML.
+pub fn alerts(file: &Path) -> Vec<(String, serde_yaml::Value)> {
+    let rules: serde_yaml::Value = serde_yaml::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    let groups = rules["groups"].as_sequence().unwrap();
+    let rules = groups.iter().flat_map(|g| g["rules"].as_sequence().unwrap());
+    rules.map(|r| (r["alert"].as_str().unwrap().to_owned(), r.clone())).collect()
+}
+
+/// Every metric of parcelwatch that the alerts of a file name, a histogram by its own name: what `/metrics` has to offer.
+pub fn metrics_in_alerts(file: &Path) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for (_, rule) in alerts(file) {
+        let expression = rule["expr"].as_str().unwrap().to_owned();
+        let words = expression.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        let ours = words.filter(|w| w.starts_with("parcelwatch_"));
+        names.extend(ours.map(|w| w.strip_suffix("_bucket").unwrap_or(w).to_owned()));
+    }
+    names
+}
+
 /// `systemd-analyze verify`: anything it prints is a finding, since it exits 0 on a misspelt key. The program of the unit is
 /// not installed where the tests run, so that another takes its place for the check.
 pub fn check_unit(file: &Path) -> Result<(), String> {
