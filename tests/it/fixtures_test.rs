@@ -86,7 +86,7 @@ fn a_killed_broker_comes_back_with_all_it_had() {
 
 mod mail {
     use crate::parts::exim::{self, Exim};
-    use crate::parts::smtp::{Options, PASSWORD, SmtpServer, Tls, USER};
+    use crate::parts::smtp::{Options, PASSWORD, Security, SmtpServer, USER};
     use crate::parts::{block_on, tls};
     use lettre::message::MultiPart;
     use lettre::transport::smtp::authentication::{Credentials, Mechanism};
@@ -175,7 +175,7 @@ mod mail {
 
     #[test]
     fn the_scripted_server_speaks_tls_and_checks_passwords() {
-        for tls in [Tls::None, Tls::StartTls, Tls::Implicit] {
+        for tls in [Security::None, Security::StartTls, Security::Implicit] {
             let server = SmtpServer::start(Options { tls, auth: true });
             for mechanism in [Mechanism::Plain, Mechanism::Login] {
                 assert_eq!(
@@ -193,7 +193,7 @@ mod mail {
             );
             let mails = server.mails();
             assert_eq!(mails.len(), 2);
-            assert!(mails.iter().all(|m| m.authenticated && m.tls == (tls != Tls::None)));
+            assert!(mails.iter().all(|m| m.authenticated && m.tls == (tls != Security::None)));
         }
     }
 

@@ -27,7 +27,7 @@ pub const USER: &str = "tester";
 pub const PASSWORD: &str = "s3cret";
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Tls {
+pub enum Security {
     #[default]
     None,
     StartTls,
@@ -36,7 +36,7 @@ pub enum Tls {
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    pub tls: Tls,
+    pub tls: Security,
     /// Mail is refused (530) until [`USER`] logs in, by PLAIN or LOGIN.
     pub auth: bool,
 }
@@ -105,9 +105,9 @@ impl SmtpServer {
     /// As `smtp.url` wants it.
     pub fn url(&self) -> String {
         match self.shared.options.tls {
-            Tls::None => format!("smtp://127.0.0.1:{}", self.port()),
-            Tls::StartTls => format!("smtp://localhost:{}?tls=required", self.port()),
-            Tls::Implicit => format!("smtps://localhost:{}", self.port()),
+            Security::None => format!("smtp://127.0.0.1:{}", self.port()),
+            Security::StartTls => format!("smtp://localhost:{}?tls=required", self.port()),
+            Security::Implicit => format!("smtps://localhost:{}", self.port()),
         }
     }
 
@@ -286,7 +286,7 @@ struct Session<'a> {
 fn serve(shared: &Shared, stream: &TcpStream) -> std::io::Result<()> {
     let mut session =
         Session { shared, tls: false, authenticated: false, from: String::new(), to: Vec::new() };
-    if shared.options.tls != Tls::Implicit {
+    if shared.options.tls != Security::Implicit {
         let mut plain = BufReader::new(stream);
         say(&mut plain, "220 localhost ESMTP")?;
         if !session.talk(&mut plain)? {
@@ -296,7 +296,7 @@ fn serve(shared: &Shared, stream: &TcpStream) -> std::io::Result<()> {
     let tls = rustls::ServerConnection::new(tls::certificate().server()).map_err(std::io::Error::other)?;
     session.tls = true;
     let mut secure = BufReader::new(rustls::StreamOwned::new(tls, stream));
-    if shared.options.tls == Tls::Implicit {
+    if shared.options.tls == Security::Implicit {
         say(&mut secure, "220 localhost ESMTP")?;
     }
     session.talk(&mut secure).map(|_| ())
@@ -326,20 +326,22 @@ impl Session<'_> {
             let next = match verb.as_str() {
                 "EHLO" | "HELO" => {
                     say(wire, "250-localhost")?;
-                    if options.tls == Tls::StartTls && !self.tls {
+                    if options.tls == Security::StartTls && !self.tls {
                         say(wire, "250-STARTTLS")?;
                     }
-                    if options.auth && (self.tls || options.tls == Tls::None) {
+                    if options.auth && (self.tls || options.tls == Security::None) {
                         say(wire, "250-AUTH PLAIN LOGIN")?;
                     }
                     answer("250 SMTPUTF8")
                 }
-                "STARTTLS" if options.tls == Tls::StartTls && !self.tls => {
+                "STARTTLS" if options.tls == Security::StartTls && !self.tls => {
                     say(wire, "220 go ahead")?;
                     return Ok(true);
                 }
                 "AUTH" => self.login(wire, &line)?,
-                "MAIL" if options.tls == Tls::StartTls && !self.tls => answer("530 5.7.0 STARTTLS first"),
+                "MAIL" if options.tls == Security::StartTls && !self.tls => {
+                    answer("530 5.7.0 STARTTLS first")
+                }
                 "MAIL" if options.auth && !self.authenticated => answer("530 5.7.0 authenticate first"),
                 "MAIL" => {
                     self.from = address(&line);
