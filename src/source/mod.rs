@@ -3,10 +3,12 @@
 //! A source copies the bytes of many records into one arena, the [`Batch`], and hands it over whole; whoever folds decodes
 //! out of it by [`decode`]. A source says *where* a record stood and *when* it was stored, never what it means.
 //!
+//! - [`kafka`]: the consumer, its certificates and everything that can go wrong with a log (DESIGN §4).
 //! - [`files`]: NDJSON, gzip, zstd, standard input.
 
 pub mod decode;
 pub mod files;
+pub mod kafka;
 
 use std::ops::Range;
 
