@@ -407,7 +407,12 @@ mod tests {
 
     #[track_caller]
     fn rejected(bytes: &[u8], reason: RejectReason) {
-        assert_eq!(decode(bytes, &names()).unwrap_err().reason, reason, "{:?}", String::from_utf8_lossy(bytes));
+        assert_eq!(
+            decode(bytes, &names()).unwrap_err().reason,
+            reason,
+            "{:?}",
+            String::from_utf8_lossy(bytes)
+        );
     }
 
     fn fact<'a>(e: &'a Event<'_>, name: &str, declared: &[&str]) -> Option<&'a FactValue<'a>> {
@@ -436,7 +441,10 @@ mod tests {
         rejected(deeper.as_bytes(), RejectReason::TooDeep);
         let fits = format!("{{{GOOD},\"x\":{}{}}}", "[".repeat(63), "]".repeat(63));
         assert!(decode(fits.as_bytes(), &names()).is_ok());
-        rejected(br#"{"milestone":"delivered","event_time":"2026-10-01T00:00:00Z"}"#, RejectReason::MissingParcelId);
+        rejected(
+            br#"{"milestone":"delivered","event_time":"2026-10-01T00:00:00Z"}"#,
+            RejectReason::MissingParcelId,
+        );
         rejected(br#"{"parcel_id":7,"milestone":"delivered"}"#, RejectReason::MissingParcelId);
         rejected(br#"{"parcel_id":"P","event_time":"2026-10-01T00:00:00Z"}"#, RejectReason::MissingMilestone);
         rejected(br#"{"parcel_id":"P","milestone":["delivered"]}"#, RejectReason::MissingMilestone);
@@ -452,7 +460,10 @@ mod tests {
 
     #[test]
     fn a_rejected_record_tells_the_time_it_was_received() {
-        let r = decode(br#"{"received_time":"2026-10-01T02:00:00Z","event_time":"2026-10-01T00:00:00Z"}"#, &names());
+        let r = decode(
+            br#"{"received_time":"2026-10-01T02:00:00Z","event_time":"2026-10-01T00:00:00Z"}"#,
+            &names(),
+        );
         assert_eq!(r.unwrap_err().file_append, Time::parse("2026-10-01T02:00:00Z"));
         let r = decode(br#"{"received_time":"soon","event_time":"2026-10-01T00:00:00Z"}"#, &names());
         assert_eq!(r.unwrap_err().file_append, Time::parse("2026-10-01T00:00:00Z"));
@@ -491,7 +502,10 @@ mod tests {
         assert_eq!(fact(&e, "parcel_count", &[]), Some(&FactValue::Number("3")));
         assert_eq!(fact(&e, "order_id", &[]), Some(&FactValue::Number("5.0")));
         assert_eq!(fact(&e, "category_forced_labour", &[]), Some(&FactValue::Bool(false)));
-        assert_eq!(fact(&e, "declared_value", &[]), Some(&FactValue::Json(r#"{"amount":"1.00","currency":"EUR"}"#)));
+        assert_eq!(
+            fact(&e, "declared_value", &[]),
+            Some(&FactValue::Json(r#"{"amount":"1.00","currency":"EUR"}"#))
+        );
         assert_eq!(fact(&e, "raw.code", &declared), Some(&FactValue::Text("XA".into())));
         assert_eq!((e.facility.as_deref(), fact(&e, "location.facility", &[])), (None, None));
         assert_eq!(e.hold, Some(HoldField::default()));

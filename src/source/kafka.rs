@@ -100,10 +100,10 @@ impl GapKind {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            GapKind::Beginning => "beginning",
+            GapKind::Beginning => "no_snapshot",
             GapKind::Retention => "retention",
             GapKind::Truncation => "truncation",
-            GapKind::MadeAnew => "made_anew",
+            GapKind::MadeAnew => "topic_recreated",
         }
     }
 }
