@@ -27,7 +27,9 @@ pub enum CasesError {
         path: PathBuf,
     },
     /// No space left.
-    #[error("{path}: the disk is full ({detail}); make room, it is tried again until then and nothing is lost meanwhile")]
+    #[error(
+        "{path}: the disk is full ({detail}); make room, it is tried again until then and nothing is lost meanwhile"
+    )]
     Full {
         /// The file.
         path: PathBuf,
@@ -35,7 +37,9 @@ pub enum CasesError {
         detail: String,
     },
     /// It cannot be opened, read or written: permissions, a missing folder, a failing disk.
-    #[error("{path}: the database cannot be opened or written ({detail}); check that the folder exists and that this user may write it")]
+    #[error(
+        "{path}: the database cannot be opened or written ({detail}); check that the folder exists and that this user may write it"
+    )]
     Unavailable {
         /// The file.
         path: PathBuf,
@@ -43,7 +47,9 @@ pub enum CasesError {
         detail: String,
     },
     /// A later version of the program made it.
-    #[error("{path}: the database was made by a newer parcelwatch ({detail}); start that version, or restore the backup made before it")]
+    #[error(
+        "{path}: the database was made by a newer parcelwatch ({detail}); start that version, or restore the backup made before it"
+    )]
     Newer {
         /// The file.
         path: PathBuf,
@@ -51,7 +57,9 @@ pub enum CasesError {
         detail: String,
     },
     /// Anything else: a fault of the program.
-    #[error("{path}: the database refused a statement ({detail}); this is a fault of parcelwatch, please report it")]
+    #[error(
+        "{path}: the database refused a statement ({detail}); this is a fault of parcelwatch, please report it"
+    )]
     Statement {
         /// The file.
         path: PathBuf,
@@ -108,7 +116,9 @@ impl CasesError {
         let detail = error.to_string();
         let path = path.to_path_buf();
         match error {
-            M::VersionMissing(_) | M::VersionMismatch(_) | M::VersionTooNew(..) => CasesError::Newer { path, detail },
+            M::VersionMissing(_) | M::VersionMismatch(_) | M::VersionTooNew(..) => {
+                CasesError::Newer { path, detail }
+            }
             _ => CasesError::Statement { path, detail },
         }
     }

@@ -9,33 +9,27 @@
 //! ([`crate::runtime::escalator`]) takes what is due, decides with [`crate::escalation`], and writes ladder, who was
 //! told and the outbox in one transaction; delivery takes [`Cases::outbox_due`] and answers [`Cases::outbox_done`].
 
+mod commit;
 mod error;
+mod escalation;
+mod fold;
+mod keep;
+mod operate;
+mod outbox;
+mod query;
+mod row;
+mod store;
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::Notify;
 
 use crate::model::{Change, ExceptionId, Severity, Time};
 use crate::rules::{Policies, RuleSet};
 
 pub use error::CasesError;
-
-/// The database. Cheap to clone.
-#[derive(Clone)]
-pub struct Cases {}
-
-/// How the file is opened; tests use others than the default.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// How long a statement waits for another process's lock.
-    pub busy_timeout: Duration,
-    /// SQLite's `max_page_count`: a full disk for tests.
-    pub max_page_count: Option<u32>,
-}
+pub use escalation::Escalation;
+pub use store::{Cases, Options};
 
 /// What a shard hands over at once: its changes in order, and how far it is. One transaction.
 #[derive(Debug, Clone, Copy)]
@@ -218,173 +212,4 @@ pub struct OutboxStats {
     pub rows: BTreeMap<String, i64>,
     /// `created_ms` of the oldest pending one.
     pub oldest_pending_ms: Option<i64>,
-}
-
-impl Cases {
-    /// Changes a transaction takes at most.
-    pub const MAX_BATCH: usize = 10_000;
-    /// Rejected records kept.
-    pub const MAX_REJECTED: i64 = 10_000;
-
-    /// Opens or makes the database at `path` (a file) and brings its tables up to date.
-    ///
-    /// # Errors
-    /// Every [`CasesError`].
-    pub async fn open(path: &Path) -> Result<Cases, CasesError> {
-        Cases::open_with(path, &Options::default()).await
-    }
-
-    /// As [`Cases::open`], with other limits.
-    pub async fn open_with(_path: &Path, _options: &Options) -> Result<Cases, CasesError> {
-        todo!()
-    }
-
-    /// Closes the connections after what is under way.
-    pub async fn close(&self) {
-        todo!()
-    }
-
-    /// Writes changes, their exceptions and the partition's position in one transaction. All or nothing; safe to
-    /// repeat.
-    pub async fn commit(&self, _batch: &Batch<'_>) -> Result<Committed, CasesError> {
-        todo!()
-    }
-
-    /// Where a partition's shard stood; `None` where it never committed.
-    pub async fn recorded(&self, _partition: i32) -> Result<Option<Recorded>, CasesError> {
-        todo!()
-    }
-
-    /// What stands in a partition by the engine's account.
-    pub async fn standing(&self, _partition: i32) -> Result<Vec<Standing>, CasesError> {
-        todo!()
-    }
-
-    /// Keeps the texts of a rule set (file name → text) under its hash.
-    pub async fn keep_rules(
-        &self,
-        _hash: &str,
-        _texts: &BTreeMap<String, String>,
-        _now_ms: i64,
-    ) -> Result<(), CasesError> {
-        todo!()
-    }
-
-    /// The texts kept under a hash.
-    pub async fn rules_texts(&self, _hash: &str) -> Result<Option<BTreeMap<String, String>>, CasesError> {
-        todo!()
-    }
-
-    /// Keeps rejected records, the newest [`Cases::MAX_REJECTED`] of all.
-    pub async fn reject(&self, _records: &[Rejected], _now_ms: i64) -> Result<(), CasesError> {
-        todo!()
-    }
-
-    /// Standing exceptions by (rule, severity), kept up to date by every commit; no query.
-    #[must_use]
-    pub fn open_counts(&self) -> BTreeMap<(String, Severity), i64> {
-        todo!()
-    }
-
-    /// A list for the API; `limit` at most 1,000.
-    pub async fn exceptions(
-        &self,
-        _filter: &Filter,
-        _limit: u32,
-        _cursor: Option<&str>,
-        _now_ms: i64,
-    ) -> Result<Page, CasesError> {
-        todo!()
-    }
-
-    /// One exception with its changes.
-    pub async fn exception(&self, _id: &str, _now_ms: i64) -> Result<Option<Value>, CasesError> {
-        todo!()
-    }
-
-    /// Who was told what about an exception (all of them without an id), newest first.
-    pub async fn notifications(
-        &self,
-        _exception_id: Option<&str>,
-        _limit: u32,
-        _cursor: Option<&str>,
-    ) -> Result<Page, CasesError> {
-        todo!()
-    }
-
-    /// An operator took it on: the ladder stops.
-    pub async fn acknowledge(&self, _id: &str, _by: &str, _comment: &str, _now_ms: i64) -> Result<Acted, CasesError> {
-        todo!()
-    }
-
-    /// An operator ended it (SEMANTICS 8.2).
-    pub async fn resolve(&self, _id: &str, _by: &str, _comment: &str, _now_ms: i64) -> Result<Acted, CasesError> {
-        todo!()
-    }
-
-    /// The random key of links in mails, made at the first call.
-    pub async fn link_key(&self) -> Result<[u8; 32], CasesError> {
-        todo!()
-    }
-
-    /// Forgets resolved exceptions and finished messages older than this (`cases.keep`); at most `limit` of each.
-    pub async fn purge(&self, _before_ms: i64, _limit: u32) -> Result<u64, CasesError> {
-        todo!()
-    }
-
-    /// Woken when changes were committed or an operator acted: the escalator waits on it.
-    #[must_use]
-    pub fn changed(&self) -> Arc<Notify> {
-        todo!()
-    }
-
-    /// Woken when outbox rows were written or came free: every dispatcher that waits on
-    /// [`Notify::notified`] is woken (`notify_waiters`); make the future before asking [`Cases::outbox_due`].
-    #[must_use]
-    pub fn outbox_filled(&self) -> Arc<Notify> {
-        todo!()
-    }
-
-    /// Takes messages of a receiver that may be tried now and hides them for `lease_ms`. Of one thread to one recipient only
-    /// the oldest unfinished message is ever handed out, so they arrive in order.
-    pub async fn outbox_due(
-        &self,
-        _receiver: &str,
-        _now_ms: i64,
-        _limit: u32,
-        _lease_ms: i64,
-    ) -> Result<Vec<OutboxRow>, CasesError> {
-        todo!()
-    }
-
-    /// When the next message of a receiver may be tried (a retry's time, a lease's end); `None`: nothing is pending.
-    pub async fn outbox_next(&self, _receiver: &str) -> Result<Option<i64>, CasesError> {
-        todo!()
-    }
-
-    /// How the try of a message ended.
-    pub async fn outbox_done(&self, _id: &str, _now_ms: i64, _outcome: Outcome) -> Result<(), CasesError> {
-        todo!()
-    }
-
-    /// A message by its id, whatever its state: for the acknowledge link.
-    pub async fn outbox_message(&self, _id: &str) -> Result<Option<OutboxRow>, CasesError> {
-        todo!()
-    }
-
-    /// Puts messages into the outbox that no escalation decided: a receiver's test.
-    pub async fn outbox_put(&self, _rows: &[OutboxRow]) -> Result<(), CasesError> {
-        todo!()
-    }
-
-    /// The outbox in figures, for metrics.
-    pub async fn outbox_stats(&self) -> Result<OutboxStats, CasesError> {
-        todo!()
-    }
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options { busy_timeout: Duration::from_secs(5), max_page_count: None }
-    }
 }

@@ -1,31 +1,87 @@
 //! The loop around the escalation fold: waits for changes or the next timer, decides, writes (DESIGN §7).
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
 use super::clock::WallClock;
-use crate::cases::Cases;
+use crate::cases::{Cases, CasesError};
+use crate::escalation::{self, NEVER, Sender};
+use crate::model::MINUTE;
 use crate::rules::Policies;
 
-/// Which partitions are out of their backlog (DESIGN §4.8). The runtime says when a shard's watermark has come within a
-/// minute of the wall clock; the escalator lets 15 minutes after its own start count as well.
+/// Exceptions looked at, or told, in one transaction at most: the shards wait for the writer meanwhile.
+const SLICE: u32 = 2_000;
+/// Groups flushed in one transaction at most.
+const GROUPS: u32 = 100;
+/// Backlog ends this long after the start, whatever the watermarks say (DESIGN §4.8).
+const BACKLOG_AT_MOST: i64 = 15 * MINUTE;
+/// A partition that has caught up waits this long at most for the others, so that a start on history is one message a
+/// group, whichever partition was the quickest.
+const WAIT_FOR_OTHERS: i64 = MINUTE;
+/// How long after the database refused it is asked again.
+const RETRY: Duration = Duration::from_secs(1);
+/// The longest sleep: a clock that was set is noticed then.
+const NAP: Duration = Duration::from_secs(60);
+
+/// Which partitions are out of their backlog (DESIGN §4.8). The runtime says what begins with one and when its watermark
+/// has come within a minute of the wall clock.
 #[derive(Debug, Clone, Default)]
 pub struct Backlog {
-    over: Arc<Mutex<BTreeSet<i32>>>,
+    state: Arc<Mutex<BTreeMap<i32, Option<i64>>>>,
     news: Arc<Notify>,
 }
 
 impl Backlog {
-    /// This partition has caught up.
-    pub fn over(&self, _partition: i32) {
-        todo!()
+    /// A shard of this partition starts, with a backlog until it is said to be [`Backlog::over`].
+    pub fn begins(&self, partition: i32) {
+        self.lock().insert(partition, None);
     }
 
-    /// It was assigned anew and begins with a backlog.
-    pub fn begins(&self, _partition: i32) {
-        todo!()
+    /// This partition has caught up; said again, it changes nothing.
+    pub fn over(&self, partition: i32, now_ms: i64) {
+        let mut state = self.lock();
+        let since = state.entry(partition).or_default();
+        if since.is_none() {
+            *since = Some(now_ms);
+            drop(state);
+            self.news.notify_one();
+        }
+    }
+
+    /// Whether it has caught up.
+    #[must_use]
+    pub fn is_over(&self, partition: i32) -> bool {
+        self.lock().get(&partition).is_some_and(Option::is_some)
+    }
+
+    /// Which of these partitions may speak at `now`, and when the next one will by itself.
+    fn speaking(&self, all: &BTreeSet<i32>, started: i64, now: i64) -> (BTreeSet<i32>, i64) {
+        let end = started.saturating_add(BACKLOG_AT_MOST);
+        if now >= end {
+            return (all.clone(), NEVER);
+        }
+        let state = self.lock();
+        let pending = state.values().any(Option::is_none);
+        let (mut speaking, mut next) = (BTreeSet::new(), end);
+        for &partition in all {
+            match state.get(&partition) {
+                Some(Some(since)) if pending && since.saturating_add(WAIT_FOR_OTHERS) > now => {
+                    next = next.min(since.saturating_add(WAIT_FOR_OTHERS));
+                }
+                Some(Some(_)) => {
+                    speaking.insert(partition);
+                }
+                _ => {}
+            }
+        }
+        (speaking, next)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<i32, Option<i64>>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -45,9 +101,110 @@ pub struct Escalator {
     pub dry_run: bool,
 }
 
+/// What the loop remembers; none of it is needed after a restart.
+struct Memory {
+    started: i64,
+    /// Partitions that could speak in the turn before.
+    spoke: BTreeSet<i32>,
+    /// Hash of the policies that the exceptions were looked at with.
+    policies: Option<String>,
+}
+
 impl Escalator {
-    /// Runs until `stop` is woken. Never fails: where the database refuses it says so in the log and tries again.
-    pub async fn run(self, _stop: Arc<Notify>) {
-        todo!()
+    /// Runs until `stop` holds true or its sender is gone. Never fails: where the database refuses it says so in the log and
+    /// tries again.
+    pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut memory = Memory { started: self.clock.now_ms(), spoke: BTreeSet::new(), policies: None };
+        let changed = self.cases.changed();
+        while !*stop.borrow() {
+            let wait = match self.turn(&mut memory).await {
+                Ok(NEVER) => NAP,
+                Ok(next) => self.clock.until(next).min(NAP),
+                Err(error) => {
+                    tracing::error!(reason = error.reason(), %error, "escalation waits for the database");
+                    RETRY
+                }
+            };
+            tokio::select! {
+                () = changed.notified() => {}
+                () = self.backlog.news.notified() => {}
+                () = tokio::time::sleep(wait) => {}
+                Ok(()) = self.policies.changed() => {}
+                ended = stop.changed() => if ended.is_err() { return },
+            }
+        }
+    }
+
+    /// Does all that is due now. Returns when something will be, on the clock handed in.
+    async fn turn(&mut self, memory: &mut Memory) -> Result<i64, CasesError> {
+        let policies = Arc::clone(&self.policies.borrow_and_update());
+        let now = self.clock.now_ms();
+        if memory.policies.as_deref() != Some(&policies.hash) {
+            self.cases.policies_in_force(&policies.hash, now).await?;
+            memory.policies = Some(policies.hash.clone());
+        }
+        let all = self.cases.partitions().await?;
+        let (speaking, next_to_speak) = self.backlog.speaking(&all, memory.started, now);
+        for &partition in speaking.difference(&memory.spoke) {
+            self.cases.wake_waiting(partition, now).await?;
+        }
+        memory.spoke.clone_from(&speaking);
+        while self.look(&policies, &speaking, now).await? {}
+        while self.flush(&policies, &speaking, now).await? {}
+        Ok(self.cases.next_timer(&speaking).await?.min(next_to_speak))
+    }
+
+    /// Looks at a slice of the exceptions whose time has come. Returns whether there may be more.
+    async fn look(
+        &self,
+        policies: &Policies,
+        speaking: &BTreeSet<i32>,
+        now: i64,
+    ) -> Result<bool, CasesError> {
+        let mut tx = self.cases.escalation().await?;
+        let mut cases = tx.due(speaking, now, SLICE).await?;
+        if cases.is_empty() {
+            return Ok(false);
+        }
+        let mut groups = tx.groups_of(&cases).await?;
+        let unsent = escalation::step(policies, &mut groups, &mut cases, now);
+        tx.write_step(&groups, &cases, &unsent, now).await?;
+        tx.commit().await?;
+        Ok(cases.len() >= SLICE as usize)
+    }
+
+    /// Flushes groups whose moment has come. Returns whether there may be more.
+    async fn flush(
+        &self,
+        policies: &Policies,
+        speaking: &BTreeSet<i32>,
+        now: i64,
+    ) -> Result<bool, CasesError> {
+        let sender = Sender { policies, public_url: self.public_url.as_deref() };
+        let mut tx = self.cases.escalation().await?;
+        let groups = tx.groups_due(now, GROUPS).await?;
+        if groups.is_empty() {
+            return Ok(false);
+        }
+        let mut room = SLICE;
+        let mut more = groups.len() >= GROUPS as usize;
+        for group in groups {
+            if room == 0 {
+                more = true;
+                break;
+            }
+            let (members, counts) = tx.members(&group.id, speaking, room).await?;
+            let cut = members.len() >= room as usize;
+            room -= u32::try_from(members.len()).unwrap_or(room).min(room);
+            let mut flushed = escalation::flush(&sender, group, members, counts, now);
+            if cut {
+                // The rest of this very flush comes with the next transaction.
+                flushed.group.flush_ms = now;
+                more = true;
+            }
+            tx.write_flush(&flushed, self.dry_run, now).await?;
+        }
+        tx.commit().await?;
+        Ok(more)
     }
 }

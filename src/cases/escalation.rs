@@ -1,0 +1,485 @@
+//! The escalator's transaction: it reads what is due and writes what was decided, with nobody in between (DESIGN §7).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{AssertSqlSafe, Row as _};
+
+use super::outbox;
+use super::row::{self, COLUMNS, list_sql};
+use super::store::{Tx, lock};
+use super::{Cases, CasesError, OutboxRow, operate};
+use crate::escalation::{Case, Counts, Evidence, Flushed, Group, Member, NEVER, State, Told, Unsent};
+
+/// Rows of a statement.
+const CHUNK: usize = 250;
+
+/// One transaction of the escalator. Dropped, it did nothing.
+pub struct Escalation {
+    cases: Cases,
+    tx: Tx,
+    filled: bool,
+}
+
+impl Cases {
+    /// Takes the writer for the escalator.
+    ///
+    /// # Errors
+    /// Every [`CasesError`].
+    pub async fn escalation(&self) -> Result<Escalation, CasesError> {
+        Ok(Escalation { cases: self.clone(), tx: self.begin().await?, filled: false })
+    }
+
+    /// The partitions that ever committed.
+    ///
+    /// # Errors
+    /// Every [`CasesError`].
+    pub async fn partitions(&self) -> Result<BTreeSet<i32>, CasesError> {
+        let rows = sqlx::query("SELECT partition_id FROM partitions")
+            .fetch_all(&self.inner.reader)
+            .await
+            .map_err(|e| self.failed(e))?;
+        rows.iter().map(|r| row::small(r, 0)).collect::<sqlx::Result<_>>().map_err(|e| self.failed(e))
+    }
+
+    /// When the next exception of these partitions, or the next group, wants attention; [`NEVER`].
+    ///
+    /// # Errors
+    /// Every [`CasesError`].
+    pub async fn next_timer(&self, partitions: &BTreeSet<i32>) -> Result<i64, CasesError> {
+        let mut next: Option<i64> =
+            sqlx::query_scalar("SELECT MIN(flush_ms) FROM groups WHERE flush_ms < $1")
+                .bind(NEVER)
+                .fetch_one(&self.inner.reader)
+                .await
+                .map_err(|e| self.failed(e))?;
+        for partition in partitions {
+            let first: Option<i64> = sqlx::query_scalar(
+                "SELECT MIN(next_ms) FROM exceptions WHERE partition_id = $1 AND next_ms < 9223372036854775807",
+            )
+            .bind(i64::from(*partition))
+            .fetch_one(&self.inner.reader)
+            .await
+            .map_err(|e| self.failed(e))?;
+            next = [next, first].into_iter().flatten().min();
+        }
+        Ok(next.unwrap_or(NEVER))
+    }
+
+    /// Makes the time of every standing exception come where the policies are others than before.
+    ///
+    /// # Errors
+    /// Every [`CasesError`].
+    pub async fn policies_in_force(&self, hash: &str, now_ms: i64) -> Result<(), CasesError> {
+        let mut tx = self.begin().await?;
+        async {
+            let before: Option<String> =
+                sqlx::query_scalar("SELECT value FROM settings WHERE name = 'policies_hash'")
+                    .fetch_optional(&mut *tx)
+                    .await?;
+            if before.as_deref() == Some(hash) {
+                return Ok(());
+            }
+            sqlx::query(
+                "INSERT INTO settings (name, value) VALUES ('policies_hash', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            )
+            .bind(hash.to_owned())
+            .execute(&mut *tx)
+            .await?;
+            sqlx::query("UPDATE exceptions SET next_ms = $1 WHERE state <> 'resolved' AND group_id <> ''")
+                .bind(now_ms)
+                .execute(&mut *tx)
+                .await?;
+            Ok(())
+        }
+        .await
+        .map_err(|e: sqlx::Error| self.failed(e))?;
+        self.end(tx).await
+    }
+
+    /// A partition's backlog is over: what waited for a flush meanwhile is looked at again.
+    ///
+    /// # Errors
+    /// Every [`CasesError`].
+    pub async fn wake_waiting(&self, partition: i32, now_ms: i64) -> Result<(), CasesError> {
+        let mut tx = self.begin().await?;
+        sqlx::query("UPDATE exceptions SET next_ms = $2 WHERE partition_id = $1 AND waiting = 1")
+            .bind(i64::from(partition))
+            .bind(now_ms)
+            .execute(&mut *tx)
+            .await
+            .map_err(|e| self.failed(e))?;
+        self.end(tx).await
+    }
+}
+
+impl Escalation {
+    /// Exceptions of these partitions whose time has come, the longest overdue first.
+    ///
+    /// # Errors
+    /// Every [`CasesError`].
+    pub async fn due(
+        &mut self,
+        partitions: &BTreeSet<i32>,
+        now_ms: i64,
+        limit: u32,
+    ) -> Result<Vec<Case>, CasesError> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM exceptions WHERE partition_id = $1 AND next_ms <= $2 AND next_ms < 9223372036854775807 \
+             ORDER BY next_ms LIMIT $3"
+        );
+        let mut cases = Vec::new();
+        for partition in partitions {
+            let room = i64::from(limit) - i64::try_from(cases.len()).unwrap_or(i64::MAX);
+            if room <= 0 {
+                break;
+            }
+            let rows = sqlx::query(AssertSqlSafe(sql.clone()))
+                .bind(i64::from(*partition))
+                .bind(now_ms)
+                .bind(room)
+                .fetch_all(&mut *self.tx)
+                .await
+                .map_err(|e| self.cases.failed(e))?;
+            cases.extend(self.cases_of(&rows)?);
+        }
+        Ok(cases)
+    }
+
+    /// The groups of these exceptions, by id.
+    ///
+    /// # Errors
+    /// Every [`CasesError`].
+    pub async fn groups_of(&mut self, cases: &[Case]) -> Result<BTreeMap<String, Group>, CasesError> {
+        let ids: Vec<&str> =
+            cases.iter().map(|c| c.group_id.as_str()).collect::<BTreeSet<_>>().into_iter().collect();
+        let mut groups = BTreeMap::new();
+        for chunk in ids.chunks(CHUNK) {
+            let sql = list_sql(
+                "SELECT group_id, policy, group_values, told, last_ms, flush_ms FROM groups WHERE group_id IN",
+                chunk.len(),
+                "",
+            );
+            let mut query = sqlx::query(AssertSqlSafe(sql));
+            for id in chunk {
+                query = query.bind((*id).to_owned());
+            }
+            let rows = query.fetch_all(&mut *self.tx).await.map_err(|e| self.cases.failed(e))?;
+            for r in &rows {
+                let group = group_of(r).map_err(|e| self.cases.failed(e))?;
+                groups.insert(group.id.clone(), group);
+            }
+        }
+        Ok(groups)
+    }
+
+    /// Groups whose flush has come, the longest overdue first.
+    ///
+    /// # Errors
+    /// Every [`CasesError`].
+    pub async fn groups_due(&mut self, now_ms: i64, limit: u32) -> Result<Vec<Group>, CasesError> {
+        let rows = sqlx::query(
+            "SELECT group_id, policy, group_values, told, last_ms, flush_ms FROM groups WHERE flush_ms <= $1 \
+             AND flush_ms < 9223372036854775807 ORDER BY flush_ms LIMIT $2",
+        )
+        .bind(now_ms)
+        .bind(i64::from(limit))
+        .fetch_all(&mut *self.tx)
+        .await
+        .map_err(|e| self.cases.failed(e))?;
+        rows.iter().map(group_of).collect::<sqlx::Result<_>>().map_err(|e| self.cases.failed(e))
+    }
+
+    /// Members of a group that wait for its flush and may speak, the worst first, and how many of the group stand.
+    ///
+    /// # Errors
+    /// Every [`CasesError`].
+    pub async fn members(
+        &mut self,
+        group: &str,
+        partitions: &BTreeSet<i32>,
+        limit: u32,
+    ) -> Result<(Vec<Member>, Counts), CasesError> {
+        self.members_of(group, partitions, limit).await.map_err(|e| self.cases.failed(e))
+    }
+
+    async fn members_of(
+        &mut self,
+        group: &str,
+        partitions: &BTreeSet<i32>,
+        limit: u32,
+    ) -> sqlx::Result<(Vec<Member>, Counts)> {
+        // The partitions are whole numbers of ours: nothing to escape.
+        let list = partitions.iter().map(i32::to_string).collect::<Vec<_>>().join(", ");
+        let rows = sqlx::query(AssertSqlSafe(format!(
+            "SELECT {COLUMNS} FROM exceptions WHERE group_id = $1 AND waiting = 1 AND partition_id IN ({list}) \
+             ORDER BY severity DESC, due LIMIT $2"
+        )))
+        .bind(group.to_owned())
+        .bind(i64::from(limit))
+        .fetch_all(&mut *self.tx)
+        .await?;
+        let bodies = lock(&self.cases.inner.bodies).clone();
+        let mut members = Vec::with_capacity(rows.len());
+        for r in &rows {
+            let case = row::case_of(r, &bodies)?;
+            members.push(Member { case, told: BTreeSet::new(), evidence: Evidence::default() });
+        }
+        for chunk in members.chunks_mut(CHUNK) {
+            self.fill(chunk).await?;
+        }
+        let rows = sqlx::query(
+            "SELECT state, COUNT(*) FROM exceptions WHERE group_id = $1 AND state <> 'resolved' GROUP BY state",
+        )
+        .bind(group.to_owned())
+        .fetch_all(&mut *self.tx)
+        .await?;
+        let mut counts = Counts::default();
+        for r in &rows {
+            match State::from_name(r.try_get(0)?) {
+                Some(State::Open) => counts.open = r.try_get(1)?,
+                Some(State::Acknowledged) => counts.acknowledged = r.try_get(1)?,
+                _ => {}
+            }
+        }
+        Ok((members, counts))
+    }
+
+    /// Reads who was told of these members, and what their latest changes knew.
+    async fn fill(&mut self, members: &mut [Member]) -> sqlx::Result<()> {
+        let at: BTreeMap<i64, usize> = members.iter().enumerate().map(|(i, m)| (m.case.number, i)).collect();
+        let sql =
+            list_sql("SELECT exception, receiver, recipient FROM told WHERE exception IN", members.len(), "");
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        for member in members.iter() {
+            query = query.bind(member.case.number);
+        }
+        for r in query.fetch_all(&mut *self.tx).await? {
+            if let Some(&i) = at.get(&r.try_get(0)?) {
+                members[i].told.insert(Told { receiver: r.try_get(1)?, recipient: r.try_get(2)? });
+            }
+        }
+        let sql = list_sql("SELECT exception, evidence FROM changes WHERE seq IN", members.len(), "");
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        for member in members.iter() {
+            query = query.bind(member.case.evidence_seq);
+        }
+        for r in query.fetch_all(&mut *self.tx).await? {
+            if let Some(&i) = at.get(&r.try_get(0)?) {
+                members[i].evidence = Evidence::parse(r.try_get(1)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what [`crate::escalation::step`] decided.
+    ///
+    /// # Errors
+    /// Every [`CasesError`].
+    pub async fn write_step(
+        &mut self,
+        groups: &BTreeMap<String, Group>,
+        cases: &[Case],
+        unsent: &[Unsent],
+        now_ms: i64,
+    ) -> Result<(), CasesError> {
+        async {
+            for case in cases {
+                self.write_case(case, now_ms).await?;
+            }
+            for group in groups.values() {
+                self.write_group(group).await?;
+            }
+            self.write_unsent(unsent).await
+        }
+        .await
+        .map_err(|e| self.cases.failed(e))
+    }
+
+    /// Writes what [`crate::escalation::flush()`] decided. With `dry_run` the messages are kept, never to be sent.
+    ///
+    /// # Errors
+    /// Every [`CasesError`].
+    pub async fn write_flush(
+        &mut self,
+        flushed: &Flushed,
+        dry_run: bool,
+        now_ms: i64,
+    ) -> Result<(), CasesError> {
+        self.write_messages(flushed, dry_run, now_ms).await.map_err(|e| self.cases.failed(e))
+    }
+
+    async fn write_messages(&mut self, flushed: &Flushed, dry_run: bool, now_ms: i64) -> sqlx::Result<()> {
+        for case in &flushed.cases {
+            self.write_case(case, now_ms).await?;
+        }
+        self.write_group(&flushed.group).await?;
+        self.write_unsent(&flushed.unsent).await?;
+        for exception in &flushed.settled {
+            sqlx::query("DELETE FROM told WHERE exception = $1")
+                .bind(*exception)
+                .execute(&mut *self.tx)
+                .await?;
+        }
+        for (exception, to) in &flushed.told {
+            sqlx::query(
+                "INSERT INTO told (exception, receiver, recipient) VALUES ($1, $2, $3) ON CONFLICT (exception, receiver, recipient) DO NOTHING",
+            )
+            .bind(*exception)
+            .bind(to.receiver.clone())
+            .bind(to.recipient.clone())
+            .execute(&mut *self.tx)
+            .await?;
+        }
+        let rows: Vec<OutboxRow> = flushed
+            .messages
+            .iter()
+            .map(|m| OutboxRow {
+                id: m.id.clone(),
+                receiver: m.to.receiver.clone(),
+                integration: m.integration.to_owned(),
+                recipient: m.to.recipient.clone(),
+                kind: m.reason.name().to_owned(),
+                subject: m.subject.clone(),
+                body: m.body.clone(),
+                thread: m.thread.clone(),
+                attempts: 0,
+                created_ms: now_ms,
+                due_ms: now_ms,
+            })
+            .collect();
+        outbox::put(&mut self.tx, &rows, if dry_run { "dry_run" } else { "pending" }).await?;
+        self.filled |= !rows.is_empty();
+        self.write_notices(flushed).await
+    }
+
+    async fn write_notices(&mut self, flushed: &Flushed) -> sqlx::Result<()> {
+        for message in &flushed.messages {
+            for chunk in message.notices.chunks(CHUNK) {
+                let sql = row::values_sql(
+                    "INSERT INTO notices (outbox_id, exception, change, stage, step, at, reminder) VALUES",
+                    7,
+                    chunk.len(),
+                    " ON CONFLICT (outbox_id, exception) DO NOTHING",
+                );
+                let mut query = sqlx::query(AssertSqlSafe(sql));
+                for n in chunk {
+                    query = query
+                        .bind(message.id.clone())
+                        .bind(n.exception)
+                        .bind(n.word.name())
+                        .bind(i64::from(n.stage))
+                        .bind(i64::from(n.step))
+                        .bind(n.at.0)
+                        .bind(i64::from(n.number));
+                }
+                query.execute(&mut *self.tx).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the escalator's own columns. An acknowledgement that ran out is an action of nobody's.
+    async fn write_case(&mut self, case: &Case, now_ms: i64) -> sqlx::Result<()> {
+        let expired: Option<i64> = if case.state == State::Open && case.ladder.round > 0 {
+            sqlx::query_scalar(
+                "SELECT exception FROM exceptions WHERE exception = $1 AND state = 'acknowledged'",
+            )
+            .bind(case.number)
+            .fetch_optional(&mut *self.tx)
+            .await?
+        } else {
+            None
+        };
+        if expired.is_some() {
+            operate::act(&mut self.tx, case.number, "ack_expired", "", "", now_ms).await?;
+        }
+        let ack = case.ack.as_ref();
+        let ladder = &case.ladder;
+        sqlx::query(
+            "UPDATE exceptions SET state = $2, ack_ms = $3, ack_by = $4, ack_comment = $5, ladder_ms = $6, ladder_round = $7, step = $8, \
+             told_seq = $9, told = $10, told_ms = $11, reminders = $12, waiting = $13, next_ms = $14 WHERE exception = $1",
+        )
+        .bind(case.number)
+        .bind(case.state.name())
+        .bind(ack.map(|a| a.at_ms))
+        .bind(ack.map_or_else(String::new, |a| a.by.clone()))
+        .bind(ack.map_or_else(String::new, |a| a.comment.clone()))
+        .bind(ladder.start_ms)
+        .bind(i64::from(ladder.round))
+        .bind(i64::from(ladder.step))
+        .bind(ladder.told_seq)
+        .bind(i64::from(ladder.told))
+        .bind(ladder.told_ms)
+        .bind(i64::from(ladder.reminders))
+        .bind(i64::from(ladder.waiting))
+        .bind(ladder.next_ms)
+        .execute(&mut *self.tx)
+        .await?;
+        Ok(())
+    }
+
+    async fn write_group(&mut self, group: &Group) -> sqlx::Result<()> {
+        sqlx::query("UPDATE groups SET told = $2, last_ms = $3, flush_ms = $4 WHERE group_id = $1")
+            .bind(group.id.clone())
+            .bind(group.told)
+            .bind(group.last_ms)
+            .bind(group.flush_ms)
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(())
+    }
+
+    async fn write_unsent(&mut self, unsent: &[Unsent]) -> sqlx::Result<()> {
+        for chunk in unsent.chunks(CHUNK) {
+            let sql = row::values_sql(
+                "INSERT INTO unsent (exception, reason, step, at_ms) VALUES",
+                4,
+                chunk.len(),
+                "",
+            );
+            let mut query = sqlx::query(AssertSqlSafe(sql));
+            for u in chunk {
+                query = query.bind(u.exception).bind(u.why.name()).bind(i64::from(u.step)).bind(u.at_ms);
+            }
+            query.execute(&mut *self.tx).await?;
+        }
+        Ok(())
+    }
+
+    fn cases_of(&self, rows: &[SqliteRow]) -> Result<Vec<Case>, CasesError> {
+        let bodies = lock(&self.cases.inner.bodies).clone();
+        rows.iter()
+            .map(|r| row::case_of(r, &bodies))
+            .collect::<sqlx::Result<_>>()
+            .map_err(|e| self.cases.failed(e))
+    }
+
+    /// Makes it durable, and wakes the dispatchers where there are messages.
+    ///
+    /// # Errors
+    /// Every [`CasesError`]; nothing is written then.
+    pub async fn commit(self) -> Result<(), CasesError> {
+        let Escalation { cases, tx, filled } = self;
+        cases.end(tx).await?;
+        if filled {
+            cases.outbox_filled().notify_waiters();
+        }
+        Ok(())
+    }
+}
+
+fn group_of(r: &SqliteRow) -> sqlx::Result<Group> {
+    let values: &str = r.try_get(2)?;
+    let values: Map<String, Value> =
+        serde_json::from_str(values).map_err(|e| sqlx::Error::Decode(Box::new(e)))?;
+    Ok(Group {
+        id: r.try_get(0)?,
+        policy: r.try_get(1)?,
+        values,
+        told: r.try_get(3)?,
+        last_ms: r.try_get(4)?,
+        flush_ms: r.try_get(5)?,
+    })
+}

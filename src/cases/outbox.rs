@@ -1,0 +1,241 @@
+//! The outbox: written in the transaction that decides, done after the other side said yes (DESIGN §7).
+
+use std::collections::BTreeMap;
+
+use sqlx::Row as _;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+
+use super::row::small;
+use super::store::next_number;
+use super::{Cases, CasesError, OutboxRow, OutboxStats, Outcome};
+
+const ROW: &str =
+    "id, receiver, integration, recipient, kind, subject, body, thread, attempts, created_ms, due_ms";
+
+impl Cases {
+    /// Takes messages of a receiver that may be tried now and hides them for `lease_ms`. Of one thread to one recipient only
+    /// the oldest unfinished message is ever handed out, so they arrive in order.
+    ///
+    /// # Errors
+    /// Every [`CasesError`].
+    pub async fn outbox_due(
+        &self,
+        receiver: &str,
+        now_ms: i64,
+        limit: u32,
+        lease_ms: i64,
+    ) -> Result<Vec<OutboxRow>, CasesError> {
+        // Most questions find nothing: those take no lock.
+        if self.outbox_next(receiver).await?.is_none_or(|due| due > now_ms) {
+            return Ok(Vec::new());
+        }
+        let mut tx = self.begin().await?;
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "UPDATE outbox SET lease_ms = $1 WHERE id IN (SELECT id FROM outbox WHERE receiver = $2 AND state = 'pending' AND blocked = 0 \
+             AND due_ms <= $3 AND lease_ms <= $3 ORDER BY due_ms, seq LIMIT $4) RETURNING {ROW}, seq"
+        )))
+        .bind(now_ms.saturating_add(lease_ms))
+        .bind(receiver.to_owned())
+        .bind(now_ms)
+        .bind(i64::from(limit))
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(|e| self.failed(e))?;
+        self.end(tx).await?;
+        let mut taken = rows
+            .iter()
+            .map(|r| Ok((r.try_get::<i64, _>(11)?, outbox_row(r)?)))
+            .collect::<sqlx::Result<Vec<_>>>()
+            .map_err(|e| self.failed(e))?;
+        taken.sort_by_key(|(seq, _)| *seq);
+        Ok(taken.into_iter().map(|(_, row)| row).collect())
+    }
+
+    /// When the next message of a receiver may be tried (a retry's time, a lease's end); `None`: nothing is pending.
+    ///
+    /// # Errors
+    /// Every [`CasesError`].
+    pub async fn outbox_next(&self, receiver: &str) -> Result<Option<i64>, CasesError> {
+        sqlx::query_scalar(
+            "SELECT MIN(CASE WHEN lease_ms > due_ms THEN lease_ms ELSE due_ms END) FROM outbox \
+             WHERE receiver = $1 AND state = 'pending' AND blocked = 0",
+        )
+        .bind(receiver.to_owned())
+        .fetch_one(&self.inner.reader)
+        .await
+        .map_err(|e| self.failed(e))
+    }
+
+    /// How the try of a message ended. One that is finished lets the next of its thread go; a late answer to a message
+    /// finished already changes nothing.
+    ///
+    /// # Errors
+    /// Every [`CasesError`].
+    pub async fn outbox_done(&self, id: &str, now_ms: i64, outcome: Outcome) -> Result<(), CasesError> {
+        let (state, due, done, reason, detail) = match outcome {
+            Outcome::Delivered => ("delivered", None, Some(now_ms), String::new(), String::new()),
+            Outcome::Retry { at_ms, reason, detail } => ("pending", Some(at_ms), None, reason, detail),
+            Outcome::Dead { reason, detail } => ("dead", None, Some(now_ms), reason, detail),
+        };
+        let mut tx = self.begin().await?;
+        async {
+            let row = sqlx::query(
+                "UPDATE outbox SET state = $2, due_ms = COALESCE($3, due_ms), done_ms = $4, reason = $5, detail = $6, \
+                 attempts = attempts + 1, lease_ms = 0 WHERE id = $1 AND state = 'pending' RETURNING receiver, recipient, thread",
+            )
+            .bind(id.to_owned())
+            .bind(state)
+            .bind(due)
+            .bind(done)
+            .bind(reason)
+            .bind(detail)
+            .fetch_optional(&mut *tx)
+            .await?;
+            if let Some(r) = row.filter(|_| state != "pending") {
+                free_next(&mut tx, r.try_get(0)?, r.try_get(1)?, r.try_get(2)?).await?;
+            }
+            Ok(())
+        }
+        .await
+        .map_err(|e: sqlx::Error| self.failed(e))?;
+        self.end(tx).await?;
+        self.outbox_filled().notify_waiters();
+        Ok(())
+    }
+
+    /// A message by its id, whatever its state: for the acknowledge link.
+    ///
+    /// # Errors
+    /// Every [`CasesError`].
+    pub async fn outbox_message(&self, id: &str) -> Result<Option<OutboxRow>, CasesError> {
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!("SELECT {ROW} FROM outbox WHERE id = $1")))
+            .bind(id.to_owned())
+            .fetch_optional(&self.inner.reader)
+            .await
+            .map_err(|e| self.failed(e))?;
+        row.map(|r| outbox_row(&r)).transpose().map_err(|e| self.failed(e))
+    }
+
+    /// Puts messages into the outbox that no escalation decided: a receiver's test. One whose id is there is a no-op.
+    ///
+    /// # Errors
+    /// Every [`CasesError`].
+    pub async fn outbox_put(&self, rows: &[OutboxRow]) -> Result<(), CasesError> {
+        let mut tx = self.begin().await?;
+        put(&mut tx, rows, "pending").await.map_err(|e| self.failed(e))?;
+        self.end(tx).await?;
+        self.outbox_filled().notify_waiters();
+        Ok(())
+    }
+
+    /// The outbox in figures, for metrics: every state is there, at 0 too.
+    ///
+    /// # Errors
+    /// Every [`CasesError`].
+    pub async fn outbox_stats(&self) -> Result<OutboxStats, CasesError> {
+        let rows = sqlx::query("SELECT state, COUNT(*), MIN(created_ms) FROM outbox GROUP BY state")
+            .fetch_all(&self.inner.reader)
+            .await
+            .map_err(|e| self.failed(e))?;
+        let mut stats = OutboxStats {
+            rows: ["pending", "delivered", "dead", "dry_run"].map(|s| (s.to_owned(), 0)).into(),
+            oldest_pending_ms: None,
+        };
+        for r in &rows {
+            let (state, count, oldest) = figures(r).map_err(|e| self.failed(e))?;
+            if state == "pending" {
+                stats.oldest_pending_ms = oldest;
+            }
+            stats.rows.insert(state, count);
+        }
+        Ok(stats)
+    }
+
+    /// Messages by (receiver, state), for metrics.
+    ///
+    /// # Errors
+    /// Every [`CasesError`].
+    pub async fn outbox_by_receiver(&self) -> Result<BTreeMap<(String, String), i64>, CasesError> {
+        let rows = sqlx::query("SELECT receiver, state, COUNT(*) FROM outbox GROUP BY receiver, state")
+            .fetch_all(&self.inner.reader)
+            .await
+            .map_err(|e| self.failed(e))?;
+        rows.iter()
+            .map(|r| Ok(((r.try_get(0)?, r.try_get(1)?), r.try_get(2)?)))
+            .collect::<sqlx::Result<_>>()
+            .map_err(|e| self.failed(e))
+    }
+}
+
+fn figures(r: &SqliteRow) -> sqlx::Result<(String, i64, Option<i64>)> {
+    Ok((r.try_get(0)?, r.try_get(1)?, r.try_get(2)?))
+}
+
+/// Writes messages in a state; behind an unfinished one of the same thread and recipient they wait.
+pub(super) async fn put(
+    tx: &mut SqliteConnection,
+    rows: &[OutboxRow],
+    state: &'static str,
+) -> sqlx::Result<()> {
+    let mut seq = next_number(tx, "SELECT MAX(seq) FROM outbox").await?;
+    for row in rows {
+        sqlx::query(
+            "INSERT INTO outbox (id, seq, receiver, integration, recipient, kind, subject, thread, state, attempts, created_ms, due_ms, \
+             lease_ms, reason, detail, body, blocked) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 0, '', '', $13, \
+             (SELECT COUNT(*) FROM (SELECT 1 FROM outbox WHERE receiver = $3 AND recipient = $5 AND thread = $8 AND state = 'pending' LIMIT 1) AS o) \
+             WHERE NOT EXISTS (SELECT 1 FROM outbox WHERE id = $1)",
+        )
+        .bind(row.id.clone())
+        .bind(seq)
+        .bind(row.receiver.clone())
+        .bind(row.integration.clone())
+        .bind(row.recipient.clone())
+        .bind(row.kind.clone())
+        .bind(row.subject.clone())
+        .bind(row.thread.clone())
+        .bind(state)
+        .bind(i64::from(row.attempts))
+        .bind(row.created_ms)
+        .bind(row.due_ms)
+        .bind(row.body.clone())
+        .execute(&mut *tx)
+        .await?;
+        seq += 1;
+    }
+    Ok(())
+}
+
+/// Lets the oldest unfinished message of a thread to a recipient go.
+async fn free_next(
+    tx: &mut SqliteConnection,
+    receiver: String,
+    recipient: String,
+    thread: String,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "UPDATE outbox SET blocked = 0 WHERE seq = (SELECT MIN(seq) FROM outbox WHERE receiver = $1 AND recipient = $2 \
+         AND thread = $3 AND state = 'pending')",
+    )
+    .bind(receiver)
+    .bind(recipient)
+    .bind(thread)
+    .execute(&mut *tx)
+    .await?;
+    Ok(())
+}
+
+pub(super) fn outbox_row(r: &SqliteRow) -> sqlx::Result<OutboxRow> {
+    Ok(OutboxRow {
+        id: r.try_get(0)?,
+        receiver: r.try_get(1)?,
+        integration: r.try_get(2)?,
+        recipient: r.try_get(3)?,
+        kind: r.try_get(4)?,
+        subject: r.try_get(5)?,
+        body: r.try_get(6)?,
+        thread: r.try_get(7)?,
+        attempts: small(r, 8)?,
+        created_ms: r.try_get(9)?,
+        due_ms: r.try_get(10)?,
+    })
+}

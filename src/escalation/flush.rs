@@ -1,0 +1,381 @@
+//! A group's moment: what its members have to say by now becomes messages.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sha2::{Digest, Sha256};
+
+use super::body::{self, Envelope};
+use super::ladder::{self, Due};
+use super::{
+    Case, Evidence, Group, NEVER, Reason, State, Told, Unsent, Why, Word, pipeline, policy_in_force, quiet,
+};
+use crate::model::Time;
+use crate::rules::policies::{Policies, Policy, ReceiverKind};
+
+/// Exceptions a message lists at most; the rest goes into further messages (DESIGN §7).
+pub const MAX_LISTED: usize = 100;
+
+/// Bytes of listed exceptions a message holds at most, well under what receivers' proxies refuse (1 MiB and up).
+const MAX_BYTES: usize = 256 * 1024;
+
+/// What a flush needs besides the group.
+#[derive(Debug, Clone, Copy)]
+pub struct Sender<'a> {
+    /// The policies in force.
+    pub policies: &'a Policies,
+    /// `http.public_url`, without a `/` at its end.
+    pub public_url: Option<&'a str>,
+}
+
+/// An exception that waits for the flush.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Member {
+    /// As it stands.
+    pub case: Case,
+    /// Who was told and is owed its resolve.
+    pub told: BTreeSet<Told>,
+    /// What the latest change knew.
+    pub evidence: Evidence,
+}
+
+/// How many of the group stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Open.
+    pub open: i64,
+    /// Acknowledged.
+    pub acknowledged: i64,
+    /// Whose end is told by this flush.
+    pub resolved: i64,
+}
+
+/// A message to one recipient: a row of the outbox.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Message {
+    /// Derived: the same decision has the same id.
+    pub id: String,
+    /// Whom.
+    pub to: Told,
+    /// `email` or `webhook`.
+    pub integration: &'static str,
+    /// Why.
+    pub reason: Reason,
+    /// The group's subject.
+    pub subject: String,
+    /// The JSON of DESIGN §11.
+    pub body: String,
+    /// The group's id.
+    pub thread: String,
+    /// What it says.
+    pub notices: Vec<Notice>,
+}
+
+/// One piece of news in a message: its identity (DESIGN §11).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// [`Case::number`].
+    pub exception: i64,
+    /// [`Case::exception_id`].
+    pub exception_id: String,
+    /// What is said.
+    pub word: Word,
+    /// The stage.
+    pub stage: u8,
+    /// Of the ladder, from 1; 0 for a resolve.
+    pub step: u32,
+    /// The change's `at`.
+    pub at: Time,
+    /// A reminder's number; else 0.
+    pub number: u32,
+    /// What the resolve ends: the `at` of the latest opened or raised.
+    pub of: Time,
+}
+
+/// What a flush decided.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Flushed {
+    /// The group afterwards.
+    pub group: Group,
+    /// Its members afterwards.
+    pub cases: Vec<Case>,
+    /// To be sent.
+    pub messages: Vec<Message>,
+    /// Who was told of which exception (its number) and is owed a resolve.
+    pub told: BTreeSet<(i64, Told)>,
+    /// Exceptions whose resolves went out: nobody is owed any more.
+    pub settled: Vec<i64>,
+    /// Not sent, and why.
+    pub unsent: Vec<Unsent>,
+}
+
+/// One exception in a message to somebody.
+struct Entry {
+    member: usize,
+    reason: Reason,
+    notice: Notice,
+}
+
+type Entries = BTreeMap<(Told, u32), Vec<Entry>>;
+
+/// Turns what the members have to say at `now` into messages, one for each (receiver, recipient, step), at most [`MAX_LISTED`]
+/// exceptions in each.
+#[must_use]
+pub fn flush(
+    sender: &Sender<'_>,
+    group: Group,
+    mut members: Vec<Member>,
+    counts: Counts,
+    now: i64,
+) -> Flushed {
+    let policy = policy_in_force(sender.policies, &group);
+    let mut out = Flushed {
+        group,
+        cases: Vec::new(),
+        messages: Vec::new(),
+        told: BTreeSet::new(),
+        settled: Vec::new(),
+        unsent: Vec::new(),
+    };
+    let mut counts = counts;
+    let mut entries = Entries::new();
+    for (at, member) in members.iter_mut().enumerate() {
+        let acknowledged = member.case.state == State::Acknowledged;
+        out.unsent.extend(ladder::settle(&mut member.case, policy, now));
+        if acknowledged && member.case.state == State::Open {
+            counts.open += 1;
+            counts.acknowledged -= 1;
+        }
+        let due = ladder::due(&member.case, policy, now);
+        if let Some((_, why)) = pipeline::held_back(&member.case, &due) {
+            if why == Why::ResolvedBeforeFlush {
+                out.unsent.push(Unsent::of(&member.case, why, 0, now));
+            }
+        } else if due.resolve {
+            counts.resolved += 1;
+            tell_resolve(sender, member, at, now, &mut entries, &mut out);
+        } else {
+            tell(sender, policy, member, at, &due, now, &mut entries, &mut out);
+        }
+        quiet(&mut member.case, policy, now, &mut out.unsent);
+    }
+    out.group.flush_ms = NEVER;
+    for ((to, step), mut list) in entries {
+        list.sort_by(|a, b| order(&members[a.member].case).cmp(&order(&members[b.member].case)));
+        compose(sender, &members, &counts, &to, step, &list, now, &mut out);
+    }
+    if !out.messages.is_empty() {
+        out.group.last_ms = now;
+    }
+    out.cases = members.into_iter().map(|m| m.case).collect();
+    out
+}
+
+/// The worst first, then the longest overdue.
+fn order(case: &Case) -> (std::cmp::Reverse<u8>, Time, &str, &str) {
+    (std::cmp::Reverse(case.severity as u8), case.due, &case.parcel_id, &case.exception_id)
+}
+
+fn tell_resolve(
+    sender: &Sender<'_>,
+    member: &mut Member,
+    at: usize,
+    now: i64,
+    entries: &mut Entries,
+    out: &mut Flushed,
+) {
+    let case = &mut member.case;
+    let ended = case.resolved.map_or(case.news.at, |(at, _)| at);
+    for to in &member.told {
+        if sender.policies.receiver(&to.receiver).is_none() {
+            out.unsent.push(Unsent::of(case, Why::ReceiverGone, 0, now));
+            continue;
+        }
+        let notice = notice(case, Word::Resolved, 0, ended, 0);
+        entries.entry((to.clone(), 0)).or_default().push(Entry {
+            member: at,
+            reason: Reason::Resolved,
+            notice,
+        });
+    }
+    case.ladder.told = false;
+    case.ladder.told_seq = case.news.seq;
+    out.group.told -= 1;
+    out.settled.push(case.number);
+}
+
+#[allow(clippy::too_many_arguments, reason = "the parts of one flush")]
+fn tell(
+    sender: &Sender<'_>,
+    policy: &Policy,
+    member: &mut Member,
+    at: usize,
+    due: &Due,
+    now: i64,
+    entries: &mut Entries,
+    out: &mut Flushed,
+) {
+    let plan = plan(sender, policy, member, due);
+    let case = &mut member.case;
+    let number = case.ladder.reminders + 1;
+    let mut reminded = false;
+    for (to, (step, reason, word)) in &plan {
+        let number = if *word == Word::Reminder { number } else { 0 };
+        reminded |= number > 0;
+        let notice = notice(case, *word, *step, case.news.at, number);
+        entries.entry((to.clone(), *step)).or_default().push(Entry { member: at, reason: *reason, notice });
+        out.told.insert((case.number, to.clone()));
+    }
+    let ladder = &mut case.ladder;
+    if plan.is_empty() {
+        let step = due.steps.last().copied().unwrap_or(0);
+        out.unsent.push(Unsent { exception: case.number, why: Why::NoReceiver, step, at_ms: now });
+    } else if !ladder.told {
+        ladder.told = true;
+        out.group.told += 1;
+    }
+    ladder.step = ladder.step.max(due.steps.last().copied().unwrap_or(0));
+    ladder.told_seq = case.news.seq;
+    ladder.told_ms = now;
+    ladder.reminders += u32::from(reminded);
+}
+
+/// Whom to tell what of one exception: each recipient once, the highest step before a raise before a reminder.
+fn plan(
+    sender: &Sender<'_>,
+    policy: &Policy,
+    member: &Member,
+    due: &Due,
+) -> BTreeMap<Told, (u32, Reason, Word)> {
+    let Member { case, told, evidence } = member;
+    let ladder = &case.ladder;
+    let untold = ladder.told_seq < case.news.seq;
+    let mut plan = BTreeMap::new();
+    if due.raise || due.reminder {
+        let said =
+            if due.raise { (Reason::Raised, Word::Raised) } else { (Reason::Reminder, Word::Reminder) };
+        for to in told.iter().filter(|t| sender.policies.receiver(&t.receiver).is_some()) {
+            plan.insert(to.clone(), (ladder.step.max(1), said.0, said.1));
+        }
+    }
+    let word = if untold || ladder.round == 0 { case.news.word } else { Word::Reminder };
+    let reason = match case.news.word {
+        Word::Opened if untold => Reason::New,
+        _ if untold => Reason::Raised,
+        _ if ladder.round > 0 && ladder.told_ms < ladder.start_ms => Reason::AckExpired,
+        _ => Reason::Step,
+    };
+    for &k in &due.steps {
+        for receiver in receivers(sender.policies, policy, k, case, evidence) {
+            for to in recipients(sender.policies, &receiver) {
+                plan.insert(to, (k, reason, word));
+            }
+        }
+    }
+    plan
+}
+
+/// The receivers of a step, `owner` spelt out for this parcel; each once.
+fn receivers(
+    policies: &Policies,
+    policy: &Policy,
+    step: u32,
+    case: &Case,
+    evidence: &Evidence,
+) -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    for name in policy.steps.get(step as usize - 1).map_or(&[][..], |s| &s.notify) {
+        if name != "owner" {
+            all.insert(name.clone());
+            continue;
+        }
+        let Some(route) = policies.owners.get(&case.body.owner) else { continue };
+        let text = route.by.as_ref().and_then(|fact| evidence.facts.get(fact)).map(body::plain);
+        all.extend(text.and_then(|t| route.to.get(&t)).unwrap_or(&route.default).iter().cloned());
+    }
+    all
+}
+
+fn recipients(policies: &Policies, receiver: &str) -> Vec<Told> {
+    let told = |recipient: &str| Told { receiver: receiver.to_owned(), recipient: recipient.to_owned() };
+    match policies.receiver(receiver).map(|r| &r.kind) {
+        None => Vec::new(),
+        Some(ReceiverKind::Email { to }) => to.iter().map(|a| told(a)).collect(),
+        Some(ReceiverKind::Webhook { .. }) => vec![told("")],
+    }
+}
+
+fn notice(case: &Case, word: Word, step: u32, at: Time, number: u32) -> Notice {
+    Notice {
+        exception: case.number,
+        exception_id: case.exception_id.clone(),
+        word,
+        stage: case.stage,
+        step,
+        at,
+        number,
+        of: case.news.at,
+    }
+}
+
+#[allow(clippy::too_many_arguments, reason = "the parts of one flush")]
+fn compose(
+    sender: &Sender<'_>,
+    members: &[Member],
+    counts: &Counts,
+    to: &Told,
+    step: u32,
+    list: &[Entry],
+    now: i64,
+    out: &mut Flushed,
+) {
+    let Some(receiver) = sender.policies.receiver(&to.receiver) else { return };
+    let mut rest = list;
+    while !rest.is_empty() {
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        for entry in &rest[..rest.len().min(MAX_LISTED)] {
+            let Member { case, evidence, .. } = &members[entry.member];
+            let item =
+                body::listed(case, evidence, entry.notice.word, entry.notice.at, now, sender.public_url);
+            bytes += item.to_string().len();
+            if bytes > MAX_BYTES && !taken.is_empty() {
+                break;
+            }
+            taken.push(item);
+        }
+        let (these, further) = rest.split_at(taken.len());
+        rest = further;
+        let reason = these.iter().map(|e| e.reason).min().unwrap_or(Reason::Resolved);
+        let word = these.iter().map(|e| e.notice.word).min().unwrap_or(Word::Resolved);
+        let id = message_id(&out.group.id, to, step, these);
+        let envelope = Envelope { id: &id, receiver: &to.receiver, step, reason, word, counts, now };
+        out.messages.push(Message {
+            body: body::whole(&envelope, &out.group, taken),
+            id,
+            to: to.clone(),
+            integration: receiver.kind.integration(),
+            reason,
+            subject: out.group.subject(),
+            thread: out.group.id.clone(),
+            notices: these.iter().map(|e| e.notice.clone()).collect(),
+        });
+    }
+}
+
+/// 32 hexadecimal digits over whom it goes to and what news it holds; the time of sending is no part of it.
+fn message_id(group: &str, to: &Told, step: u32, entries: &[Entry]) -> String {
+    let mut hash = Sha256::new();
+    for part in [group, &to.receiver, &to.recipient] {
+        hash.update(part.as_bytes());
+        hash.update([0]);
+    }
+    hash.update(step.to_be_bytes());
+    for Entry { notice: n, .. } in entries {
+        hash.update(n.exception_id.as_bytes());
+        hash.update(n.word.name().as_bytes());
+        hash.update([n.stage]);
+        hash.update(n.at.0.to_be_bytes());
+        hash.update(n.of.0.to_be_bytes());
+        hash.update(n.number.to_be_bytes());
+    }
+    hash.finalize()[..16].iter().map(|b| format!("{b:02x}")).collect()
+}
