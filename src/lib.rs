@@ -5,6 +5,8 @@ pub mod cli;
 pub mod engine;
 pub mod escalation;
 pub mod http;
+pub mod log;
+pub mod metrics;
 pub mod model;
 pub mod notify;
 pub mod rules;
