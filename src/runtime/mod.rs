@@ -1,4 +1,5 @@
 //! (placeholder)
 
 pub mod clock;
+pub mod dispatcher;
 pub mod escalator;
