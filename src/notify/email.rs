@@ -224,7 +224,7 @@ impl Email {
 
     fn ack(&self, message: &Message) -> Option<(String, Time)> {
         let (url, key) = (self.public_url.as_deref()?, self.link_key.as_ref()?);
-        if matches!(message.kind.as_str(), "exceptions.resolved" | "test") {
+        if matches!(message.kind.as_str(), "resolved" | "exceptions.resolved" | "test") {
             return None;
         }
         let link = key.sign(&message.id, message.created_ms);

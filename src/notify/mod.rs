@@ -26,7 +26,7 @@ pub struct Message {
     pub integration: String,
     /// An address; "" where the receiver has one only.
     pub recipient: String,
-    /// What it is: `exceptions.opened` and so on.
+    /// What it is about: `new`, `raised`, `step`, `reminder`, `resolved`, `test` and so on.
     pub kind: String,
     /// The mail's subject, the same for all messages of a thread.
     pub subject: String,
