@@ -113,8 +113,9 @@ struct World {
 
 impl World {
     fn new(rules: &Arc<RuleSet>) -> World {
-        let shards =
-            (0..PARTITIONS).map(|_| Shard::new(rules.clone(), Lifetimes::default(), false)).collect::<Vec<_>>();
+        let shards = (0..PARTITIONS)
+            .map(|_| Shard::new(rules.clone(), Lifetimes::default(), false))
+            .collect::<Vec<_>>();
         World { shards, names: FactNames::new([]), changes: Vec::new(), told: 0 }
     }
 
@@ -133,8 +134,10 @@ impl World {
                         events.push((Time(hour.items[*i].append), e));
                     }
                 }
-                let records: Vec<_> =
-                    events.iter().map(|(append, e)| Record { offset: 0, append: *append, event: Ok(e) }).collect();
+                let records: Vec<_> = events
+                    .iter()
+                    .map(|(append, e)| Record { offset: 0, append: *append, event: Ok(e) })
+                    .collect();
                 shard.fold(&records, usize::MAX, &mut self.changes);
             }
         }
@@ -183,7 +186,12 @@ fn main() {
         world.fold(&hour);
         hours += 1;
     }
-    println!("filled in {:.1} s, {} parcels held, {} changes", started.elapsed().as_secs_f64(), world.parcels(), world.told);
+    println!(
+        "filled in {:.1} s, {} parcels held, {} changes",
+        started.elapsed().as_secs_f64(),
+        world.parcels(),
+        world.told
+    );
     let (mut bare, mut ours, mut all) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
     let (mut events, mut bytes) = (0u64, 0u64);
     let told = world.told;
@@ -209,8 +217,16 @@ fn main() {
     let (bare, ours, all) = (per(bare, events), per(ours, events), per(all, events));
     println!("{events} events of {} bytes, {} changes, one core:", bytes / events, world.told - told);
     println!("  bare serde_json decode, borrowed   {bare:7.0} ns  {:7.0} k/s   (baseline)", 1e6 / bare);
-    println!("  our decode                         {ours:7.0} ns  {:7.0} k/s   {:.2} x", 1e6 / ours, bare / ours);
-    println!("  decode + fold + deadlines          {all:7.0} ns  {:7.0} k/s   {:.2} x", 1e6 / all, bare / all);
+    println!(
+        "  our decode                         {ours:7.0} ns  {:7.0} k/s   {:.2} x",
+        1e6 / ours,
+        bare / ours
+    );
+    println!(
+        "  decode + fold + deadlines          {all:7.0} ns  {:7.0} k/s   {:.2} x",
+        1e6 / all,
+        bare / all
+    );
     let held = world.parcels() as u64;
     let used = resident().saturating_sub(empty);
     println!("memory: {} parcels held, {:.0} bytes each, all included", held, used as f64 / held as f64);

@@ -117,7 +117,8 @@ impl Network {
         let country = pick(&["ES", "FR", "DE", "US", "GB", "IT", "PL", "NL", "BR"], 3);
         let happened = self.happens(parcel, step).unwrap_or(append);
         let milestone = LIFE[usize::from(step)];
-        let evidence = if matches!(step, 2..=4 | 7 | 8 | 11 | 12) { "physical_scan" } else { "electronic_notice" };
+        let evidence =
+            if matches!(step, 2..=4 | 7 | 8 | 11 | 12) { "physical_scan" } else { "electronic_notice" };
         let place = if step < 8 { "CN" } else { country };
         let _ = write!(
             out,
@@ -192,11 +193,17 @@ pub fn rules() -> parcelwatch::rules::RuleSet {
             _ => Milestone::from_name(LIFE[i % 11 + 1 + i % 2]).unwrap().or_later(),
         };
         let while_ = (i == 1).then(|| {
-            Matcher::Fact(FactRef::Derived(DerivedFact::HoldsOpen), Test::Compare(Comparison::Gt, Decimal::whole(0)))
+            Matcher::Fact(
+                FactRef::Derived(DerivedFact::HoldsOpen),
+                Test::Compare(Comparison::Gt, Decimal::whole(0)),
+            )
         });
         let unless = (i == 0).then(|| {
             let one = |t: &str| Test::Equals(Scalar::Text(t.into()));
-            Matcher::Fact(FactRef::Stated(known_fact("duty_status").unwrap()), Test::AnyOf(vec![one("unpaid"), one("x")]))
+            Matcher::Fact(
+                FactRef::Stated(known_fact("duty_status").unwrap()),
+                Test::AnyOf(vec![one("unpaid"), one("x")]),
+            )
         });
         let body = Body {
             title: String::new(),

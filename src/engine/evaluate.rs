@@ -9,7 +9,9 @@ use super::derive::{self, Derived};
 use super::intern::{Code, Interner};
 use super::matching::{Seen, View};
 use super::parcel::{Claim, FilteredOrigin, Occurrence, Origin, Parcel, Restart, Stamp, Standing};
-use crate::model::{Change, ChangeKind, DAY, DerivedTime, FactRef, Milestone, Resolution, Severity, Time};
+use crate::model::{
+    Change, ChangeKind, DAY, DerivedTime, FactRef, Milestone, MilestoneSet, Resolution, Severity, Time,
+};
 use crate::rules::ruleset::{AnchorSource, Body, CalendarRef, Rule, RuleSet, Span, Tolerance};
 
 /// A rule set as one shard uses it: with the codes of the rules' ids in the shard's interner.
@@ -21,6 +23,30 @@ pub struct Program {
     restarting: Vec<usize>,
     /// (rule, derived time) pairs whose origin is seen through a `holds:` filter.
     filtered: Vec<(usize, DerivedTime)>,
+    /// By the rule's index: what must be there for it to have an anchor.
+    starts: Vec<Starts>,
+}
+
+/// The milestones and derived times (bits by their code) that a rule's anchor is read from.
+#[derive(Clone, Copy, Default)]
+struct Starts {
+    milestones: MilestoneSet,
+    derived: u16,
+}
+
+impl Starts {
+    fn of(rule: &Rule) -> Starts {
+        // Through a filter a time may be there that is not there without it.
+        let mut starts =
+            Starts { derived: if rule.holds.is_some() { u16::MAX } else { 0 }, ..Starts::default() };
+        for source in &rule.anchor.sources {
+            match source {
+                AnchorSource::Milestone(m) => starts.milestones.insert(*m),
+                AnchorSource::Derived(t) => starts.derived |= 1 << *t as u16,
+            }
+        }
+        starts
+    }
 }
 
 impl Program {
@@ -38,7 +64,8 @@ impl Program {
                 }
             }
         }
-        Program { rules, codes, restarting, filtered }
+        let starts = rules.rules.iter().map(Starts::of).collect();
+        Program { rules, codes, restarting, filtered, starts }
     }
 
     /// Notes which record gave each derived time its present value, and since when rules with `restart` hold
@@ -159,9 +186,14 @@ impl Look<'_> {
     /// Compares what the rules want with what stands, updates what stands and pushes the changes.
     pub fn take(&self, p: &mut Parcel, d: &Derived, out: &mut Vec<Change>) -> Found {
         let mut found = Found { next: i64::MAX, after_terminal: i64::MIN };
-        for (i, rule) in self.program.rules.rules.iter().enumerate() {
+        let there = d.times.iter().enumerate().fold(0u16, |bits, (i, t)| bits | u16::from(t.is_some()) << i);
+        for (i, starts) in self.program.starts.iter().enumerate() {
             let code = self.program.codes[i];
             let stands = p.standing.iter().any(|s| s.rule == code);
+            if !stands && !starts.milestones.meets(d.seen) && starts.derived & there == 0 {
+                continue;
+            }
+            let rule = &self.program.rules.rules[i];
             if d.terminal && !rule.after_terminal && !stands {
                 continue;
             }
@@ -189,11 +221,12 @@ impl Look<'_> {
         let view = View { parcel: p, derived: d, interner: self.interner, filter: rule.holds.as_ref() };
         let (variant, body) = body_in_force(view, rule);
         let episode = anchor.filter(|_| rule.anchor.has_episodes()).map(|a| a.time);
-        let stages = anchor.map(|a| self.stages(view, rule, body, code, a));
+        let live = anchor.is_some_and(|a| self.live(view, rule, body, a));
+        let stages =
+            anchor.filter(|_| live || rule.after_terminal).map(|a| self.stages(view, rule, body, code, a));
         if let (true, Some(s)) = (rule.after_terminal, &stages) {
             found.after_terminal = found.after_terminal.max(s.last_fire);
         }
-        let live = anchor.is_some_and(|a| self.live(view, rule, body, a));
         let mine = |s: &Standing| s.rule == code;
         let current = p
             .standing
@@ -291,7 +324,7 @@ impl Look<'_> {
         let left_behind = s.episode != episode;
         let claim = if left_behind { s.claim } else { p.claim };
         let own_anchor = if left_behind { s.anchor } else { anchor.map_or(s.anchor, |a| a.time) };
-        let resolution = match satisfied(view, rule, body, s.anchor, claim) {
+        let resolution = match satisfying(view, rule, body, s.anchor, claim).max() {
             Some(latest) if latest > s.due => Resolution::SatisfiedLate,
             Some(_) => Resolution::LateEvidence,
             None if self.swapped => Resolution::RuleChanged,
@@ -355,7 +388,7 @@ impl Look<'_> {
     fn live(&self, view: View<'_>, rule: &Rule, body: &Body, a: Anchored) -> bool {
         (rule.after_terminal || !view.derived.terminal)
             && rule.until.is_none_or(|u| a.time.plus(u).0 >= self.x)
-            && satisfied(view, rule, body, a.time, view.parcel.claim).is_none()
+            && satisfying(view, rule, body, a.time, view.parcel.claim).next().is_none()
             && view.holds_for(&rule.scope)
             && conditions_hold(view, body)
     }
@@ -498,35 +531,38 @@ fn occurrence(view: View<'_>, milestone: Milestone, last: bool) -> Option<Anchor
     Some(Anchored { time: Time(picked.stamp.event_time), origin })
 }
 
-/// The time of the latest that satisfies; `None` where nothing does (SEMANTICS 3.9, 5.4, 5.10).
-fn satisfied(view: View<'_>, rule: &Rule, body: &Body, anchor: Time, claim: Option<Claim>) -> Option<Time> {
+/// The times of what satisfies, the latest event time first, then derived times (SEMANTICS 3.9, 5.4, 5.10).
+fn satisfying<'a>(
+    view: View<'a>,
+    rule: &Rule,
+    body: &'a Body,
+    anchor: Time,
+    claim: Option<Claim>,
+) -> impl Iterator<Item = Time> + 'a {
     let expect = &body.expect;
     let tolerance = match body.tolerance {
         Tolerance::Ms(ms) if !rule.anchor.before => Some(ms),
         _ => None,
     };
-    let floor = |from: Time| tolerance.map_or(Time::MIN, |ms| from.minus(ms));
-    let mut latest = None;
+    let floor = move |from: Time| tolerance.map_or(Time::MIN, |ms| from.minus(ms));
     let claim = claim.filter(|_| expect.next_expected);
-    if expect.milestones.meets(view.derived.seen) || claim.is_some() {
-        let from = floor(anchor);
-        for o in view.parcel.occurrences.iter().filter(|o| body.evidence.admits(o.class)) {
-            let at = Time(o.stamp.event_time);
-            let expected = expect.milestones.contains(o.milestone) && at >= from;
-            let promised = claim.is_some_and(|c| {
+    let possible = expect.milestones.meets(view.derived.seen) || claim.is_some();
+    let from = floor(anchor);
+    let occurrences = if possible { view.parcel.occurrences.as_slice() } else { &[] };
+    let happened = occurrences.iter().rev().filter(move |o| {
+        let at = Time(o.stamp.event_time);
+        let expected = expect.milestones.contains(o.milestone) && at >= from;
+        let promised = || {
+            claim.is_some_and(|c| {
                 keeps(o.milestone, c.milestone)
                     && at >= floor(Time(c.stamp.event_time))
                     && (c.made_by != Some(o.milestone) || at.0 > c.stamp.event_time)
-            });
-            if expected || promised {
-                latest = latest.max(Some(at));
-            }
-        }
-    }
-    for t in &expect.derived {
-        latest = latest.max(derived_time(view, *t).filter(|v| *v >= floor(anchor)));
-    }
-    latest
+            })
+        };
+        body.evidence.admits(o.class) && (expected || promised())
+    });
+    let derived = expect.derived.iter().filter_map(move |t| derived_time(view, *t).filter(|v| *v >= from));
+    happened.map(|o| Time(o.stamp.event_time)).chain(derived)
 }
 
 /// Whether a milestone keeps the promise of another: it, or one of higher rank that stands for progress.
