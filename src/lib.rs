@@ -50,6 +50,7 @@
 
 pub mod cases;
 pub mod cli;
+pub mod config;
 pub mod engine;
 pub mod escalation;
 pub mod http;
@@ -61,3 +62,4 @@ pub mod rules;
 pub mod runtime;
 pub mod snapshots;
 pub mod source;
+pub mod yaml;

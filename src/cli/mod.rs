@@ -1,3 +1,95 @@
-//! The command line: one file a command.
+//! The command line: one file a command (DESIGN §8).
 
 pub mod backtest;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::config;
+use crate::model::Time;
+use crate::rules::{RuleSet, compile};
+
+/// Watches what must happen next to a parcel, and tells people when it does not.
+#[derive(Parser)]
+#[command(name = "parcelwatch", version, about, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Replay recorded events against rules: what would have been told, and when
+    Backtest {
+        /// A directory of rules, or one file
+        #[arg(long)]
+        rules: PathBuf,
+        /// Files of events: NDJSON, .gz, .zst, or - for standard input
+        #[arg(long, num_args = 1.., required = true)]
+        events: Vec<PathBuf>,
+        /// The clock ends just past this time (RFC 3339); later records are not read
+        #[arg(long, value_parser = time)]
+        until: Option<Time>,
+        /// What to write to standard output
+        #[arg(long, value_enum, default_value_t = Format::Jsonl)]
+        format: Format,
+    },
+}
+
+/// How `backtest` writes.
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    /// One change a line
+    Jsonl,
+}
+
+fn time(text: &str) -> Result<Time, String> {
+    Time::parse(text).ok_or_else(|| "not an RFC 3339 time with a zone, like 2026-10-14T07:10:00Z".to_owned())
+}
+
+/// All went well.
+pub const FINE: u8 = 0;
+/// What was checked is wrong.
+pub const FAILED: u8 = 1;
+/// The call or the configuration is wrong.
+pub const USAGE: u8 = 2;
+/// Only hints.
+pub const LINT: u8 = 3;
+
+/// Runs the command that the arguments name.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        Command::Backtest { rules, events, until, format: Format::Jsonl } => run_backtest(&rules, &events, until),
+    };
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("parcelwatch: {error:#}");
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+fn run_backtest(rules: &std::path::Path, events: &[PathBuf], until: Option<Time>) -> anyhow::Result<u8> {
+    let Some(rules) = load_rules(rules)? else { return Ok(USAGE) };
+    backtest::run(&Arc::new(rules), events, until)?;
+    Ok(FINE)
+}
+
+/// The rules of a directory; problems go to standard error, and `None` where one of them is an error.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn load_rules(dir: &std::path::Path) -> anyhow::Result<Option<RuleSet>> {
+    let loaded = compile(&config::read_rules(dir)?);
+    for problem in &loaded.problems {
+        if problem.level == crate::rules::Level::Error {
+            eprintln!("{}", problem.render(false));
+        }
+    }
+    Ok(loaded.rules)
+}

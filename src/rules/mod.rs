@@ -1,8 +1,25 @@
 //! YAML text → [`RuleSet`] and [`Policies`], or every problem at once (DESIGN §5, §10).
+//!
+//! Pure: files are read by `config::read_rules`, their bytes judged by [`compile`]. What comes out is complete and
+//! consistent; nobody behind it has to check again.
 
+mod body;
 pub mod calendar;
+mod calendar_file;
+mod canon;
+mod compile;
+pub mod duration;
+mod matchers;
+mod names;
 pub mod policies;
+mod policy_file;
+pub mod problem;
+pub mod reader;
+pub mod receiver;
+mod rule;
 pub mod ruleset;
 
+pub use compile::{Loaded, SourceFile, Unreadable, compile, is_policies};
 pub use policies::Policies;
+pub use problem::{Level, Problem};
 pub use ruleset::{Rule, RuleSet};

@@ -1,0 +1,220 @@
+//! What rules and policies mean as a text that does not depend on how they were written: hashes are made of it.
+//!
+//! Keys that are absent leave no trace, so that a key added to the language changes no hash of rules without it.
+
+use std::fmt::Write as _;
+
+use sha2::{Digest, Sha256};
+
+use super::calendar::Calendar;
+use super::duration;
+use super::names::Names;
+use super::policies::{OwnerRoute, Policies, ReceiverKind, SecretText};
+use super::ruleset::{
+    Anchor, AnchorSource, Body, CalendarRef, Comparison, DeclaredFact, Matcher, Rule, Scalar, Test, Tolerance,
+};
+
+/// SHA-256, hexadecimal.
+pub fn hash(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().fold(String::with_capacity(64), |mut hex, b| {
+        let _ = write!(hex, "{b:02x}");
+        hex
+    })
+}
+
+fn quote(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn list(mut items: Vec<String>, sorted: bool) -> String {
+    if sorted {
+        items.sort();
+        items.dedup();
+    }
+    format!("[{}]", items.join(","))
+}
+
+/// All rules: each rule's text, the declared facts and the calendars.
+pub fn rule_set(rules: &[String], declared: &[DeclaredFact], calendars: &[Calendar]) -> String {
+    let mut out = String::from("rules 1\n");
+    for rule in rules {
+        out.push_str(rule);
+    }
+    for fact in declared {
+        let _ = writeln!(out, "fact {} {}", fact.name, fact.kind);
+    }
+    for calendar in calendars {
+        let _ = writeln!(out, "calendar {}", calendar.canonical());
+    }
+    out
+}
+
+/// One rule, with the calendars it counts in.
+pub fn rule(rule: &Rule, names: &Names, calendars: &[Calendar]) -> String {
+    let mut out = format!("rule {}\n", rule.id);
+    let mut line = |key: &str, value: String| {
+        if !value.is_empty() {
+            let _ = writeln!(out, "{key}={value}");
+        }
+    };
+    let flag = |on: bool| if on { "true".to_owned() } else { String::new() };
+    line("version", if rule.version.is_empty() { String::new() } else { quote(&rule.version) });
+    line("shadow", flag(rule.shadow));
+    line("anchor", anchor(&rule.anchor));
+    if rule.scope != Matcher::default() {
+        line("scope", matcher(&rule.scope, names));
+    }
+    if let Some(holds) = &rule.holds {
+        let texts = |t: &Option<Vec<String>>| {
+            t.as_ref().map_or("any".into(), |t| list(t.iter().map(|t| quote(t)).collect(), true))
+        };
+        line("holds", format!("{} {}", texts(&holds.reason), texts(&holds.authority)));
+    }
+    line("restart", flag(rule.restart));
+    line("until", rule.until.map_or(String::new(), |ms| ms.to_string()));
+    line("after_terminal", flag(rule.after_terminal));
+    line("from", rule.effective_from.map_or(String::new(), |t| t.to_string()));
+    line("to", rule.effective_to.map_or(String::new(), |t| t.to_string()));
+    line("zone_slack", if rule.zone_slack == 0 { String::new() } else { rule.zone_slack.to_string() });
+    for (i, b) in rule.bodies.iter().enumerate() {
+        if i > 0 {
+            line("override", matcher(&rule.overrides[i - 1], names));
+        }
+        line("body", body(b, names));
+        match b.calendar {
+            CalendarRef::Elapsed => {}
+            CalendarRef::Named(c) => line("calendar", calendars[c].canonical()),
+            CalendarRef::ByDestination => {
+                for c in calendars.iter().filter(|c| c.any || !c.countries.is_empty()) {
+                    line("by_destination", c.canonical());
+                }
+            }
+        }
+    }
+    out
+}
+
+fn anchor(a: &Anchor) -> String {
+    let sources = a.sources.iter().map(|s| match s {
+        AnchorSource::Milestone(m) => m.name().to_owned(),
+        AnchorSource::Derived(t) => t.name().to_owned(),
+    });
+    let form = |on: bool, text: &str| if on { text.to_owned() } else { String::new() };
+    format!(
+        "{}{}{}{}",
+        form(a.before, "before "),
+        form(a.last, "last "),
+        form(a.list, "list "),
+        list(sources.collect(), true)
+    )
+}
+
+fn body(b: &Body, names: &Names) -> String {
+    let mut parts = vec![format!("title={}", quote(&b.title))];
+    let mut part = |key: &str, value: Option<String>| parts.extend(value.map(|v| format!("{key}={v}")));
+    let text = |t: &str| (!t.is_empty()).then(|| quote(t));
+    part("description", text(&b.description));
+    part("runbook", b.runbook.as_deref().map(quote));
+    part("owner", text(&b.owner));
+    part("policy", b.policy.as_deref().map(quote));
+    for (name, value) in &b.labels {
+        part(&format!("label.{}", quote(name)), Some(quote(value)));
+    }
+    part("unless", b.unless.as_ref().map(|m| matcher(m, names)));
+    part("while", b.while_.as_ref().map(|m| matcher(m, names)));
+    let mut expect: Vec<String> = b.expect.milestones.iter().map(|m| m.name().to_owned()).collect();
+    expect.extend(b.expect.derived.iter().map(|t| t.name().to_owned()));
+    expect.extend(b.expect.next_expected.then(|| "next_expected".to_owned()));
+    part("expect", (!expect.is_empty()).then(|| list(expect, true)));
+    part("evidence", (b.evidence.0 != 0).then(|| b.evidence.0.to_string()));
+    let tolerance = match b.tolerance {
+        Tolerance::Any => Some("any".to_owned()),
+        Tolerance::Ms(0) => None,
+        Tolerance::Ms(ms) => Some(ms.to_string()),
+    };
+    part("tolerance", tolerance);
+    part("grace", (b.grace != 0).then(|| b.grace.to_string()));
+    part("reporting_delay", (b.reporting_delay != 0).then(|| b.reporting_delay.to_string()));
+    let stages = b.stages.iter().map(|s| format!("{} {}", duration::show(s.at), s.severity.name()));
+    part("stages", Some(list(stages.collect(), false)));
+    parts.join(" ")
+}
+
+/// A matcher. The order of its entries means nothing, nor does that of a list.
+fn matcher(m: &Matcher, names: &Names) -> String {
+    let all = |ms: &[Matcher]| list(ms.iter().map(|m| matcher(m, names)).collect(), true);
+    match m {
+        Matcher::All(ms) => format!("all{}", all(ms)),
+        Matcher::Any(ms) => format!("any{}", all(ms)),
+        Matcher::None(ms) => format!("none{}", all(ms)),
+        Matcher::Fact(fact, t) => format!("{}:{}", names.fact_name(*fact), test(t)),
+    }
+}
+
+fn test(t: &Test) -> String {
+    match t {
+        Test::Equals(v) => scalar(v),
+        Test::AnyOf(ts) if ts.len() == 1 => test(&ts[0]),
+        Test::AnyOf(ts) => format!("any{}", list(ts.iter().map(test).collect(), true)),
+        Test::AllOf(ts) => format!("all{}", list(ts.iter().map(test).collect(), true)),
+        Test::Not(t) => format!("not({})", test(t)),
+        Test::Compare(c, n) => {
+            let operator = match c {
+                Comparison::Gt => "gt",
+                Comparison::Gte => "gte",
+                Comparison::Lt => "lt",
+                Comparison::Lte => "lte",
+            };
+            format!("{operator}({n})")
+        }
+        Test::Missing(yes) => format!("missing({yes})"),
+        Test::Glob(text) => format!("glob({})", quote(text)),
+    }
+}
+
+fn scalar(v: &Scalar) -> String {
+    match v {
+        Scalar::Text(t) => quote(t),
+        Scalar::Number(n) => n.to_string(),
+        Scalar::Bool(b) => b.to_string(),
+    }
+}
+
+/// policies.yaml. Secrets enter by where they are kept, never by what they are.
+pub fn policies(p: &Policies) -> String {
+    let texts = |ts: &[String]| list(ts.iter().map(|t| quote(t)).collect(), false);
+    let mut out = String::from("policies 1\n");
+    for r in &p.receivers {
+        let how = match &r.kind {
+            ReceiverKind::Email { to } => format!("email {}", texts(to)),
+            ReceiverKind::Webhook { url, secret: key } => {
+                format!("webhook {} {}", secret(url), key.as_ref().map_or(String::new(), secret))
+            }
+        };
+        let _ = writeln!(out, "receiver {} {how}", r.id);
+    }
+    for p in &p.policies {
+        let _ = write!(out, "policy {} {} {} {}", p.id, texts(&p.group_by), p.group_wait, p.group_interval);
+        let _ = writeln!(out, " {:?} {:?} {}", p.repeat_every, p.ack_timeout, texts(&p.show));
+        for s in &p.steps {
+            let least = s.min_severity.map_or("", |s| s.name());
+            let _ = writeln!(out, "step {} {} {least}", s.after, texts(&s.notify));
+        }
+    }
+    let _ = writeln!(out, "default {}", p.default_policy.as_deref().unwrap_or_default());
+    for (owner, OwnerRoute { by, to, default }) in &p.owners {
+        let _ = writeln!(out, "owner {owner} {} {}", by.as_deref().unwrap_or_default(), texts(default));
+        for (value, receivers) in to {
+            let _ = writeln!(out, "to {} {}", quote(value), texts(receivers));
+        }
+    }
+    out
+}
+
+fn secret(s: &SecretText) -> String {
+    match s {
+        SecretText::Plain(text) => quote(text),
+        SecretText::File(path) => format!("file {}", quote(&path.to_string_lossy())),
+        SecretText::Env(name) => format!("env {name}"),
+    }
+}

@@ -1,0 +1,360 @@
+//! All files of a directory → [`RuleSet`] and [`Policies`], or every problem.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::canon;
+use super::matchers::scalar;
+use super::names::Names;
+use super::policies::Policies;
+use super::policy_file::{FILE_KEYS, policy_file};
+use super::problem::{Level, Place, Problem, Source, code};
+use super::reader::Reader;
+use super::rule::{RULE_KEYS, rule};
+use super::ruleset::{DeclaredFact, Rule, RuleSet};
+use crate::model::{DerivedFact, known_fact};
+use crate::yaml::{self, Node, cut};
+
+/// A file as it was found.
+#[derive(Clone, Debug)]
+pub struct SourceFile {
+    /// As the user names it; its file name says what it holds.
+    pub path: PathBuf,
+    /// Its bytes, or why there are none.
+    pub content: Result<Vec<u8>, Unreadable>,
+    /// Only a neighbour of what is judged: what it defines is known, its own problems are not told.
+    pub context: bool,
+}
+
+/// Why a file's bytes are not there.
+#[derive(Clone, Debug)]
+pub struct Unreadable {
+    /// What happened.
+    pub message: String,
+    /// What to do.
+    pub help: String,
+}
+
+/// What came of a directory.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// `None` where any problem is an error.
+    pub rules: Option<RuleSet>,
+    /// `None` where any problem is an error; empty where there is no policies.yaml.
+    pub policies: Option<Policies>,
+    /// Errors and lints, by file and place.
+    pub problems: Vec<Problem>,
+    /// The texts, to be kept with what was decided by them.
+    pub sources: Vec<Arc<Source>>,
+}
+
+impl Loaded {
+    /// Whether any problem is an error.
+    #[must_use]
+    pub fn has_errors(&self) -> bool {
+        self.problems.iter().any(|p| p.level == Level::Error)
+    }
+}
+
+const TOP_KEYS: [&str; 3] = ["rules", "sets", "facts"];
+const KINDS: [&str; 9] = ["text", "number", "boolean", "bool", "list", "object", "money", "time", "date"];
+/// More declared facts are refused: each costs memory for each parcel.
+const MAX_FACTS: usize = 500;
+/// More rules are refused: each record is put to all of them.
+const MAX_RULES: usize = 10_000;
+
+/// Whether a file of this name holds receivers and policies.
+#[must_use]
+pub fn is_policies(path: &std::path::Path) -> bool {
+    matches!(path.file_name().and_then(|n| n.to_str()), Some("policies.yaml" | "policies.yml"))
+}
+
+/// Compiles the files of one rules directory. Pure: reading them is `config::read_rules`.
+#[must_use]
+pub fn compile(files: &[SourceFile]) -> Loaded {
+    let mut problems = Vec::new();
+    let mut names = Names::default();
+    let mut parsed = Vec::new();
+    for file in files {
+        names.has_policies |= is_policies(&file.path);
+        match read(file) {
+            Ok(one) => parsed.push(one),
+            Err((source, found)) => {
+                *if is_policies(&file.path) { &mut names.policies_broken } else { &mut names.rules_broken } =
+                    true;
+                problems.extend(found.into_iter().filter(|_| !file.context));
+                parsed.extend(source.map(|s| Parsed::empty(file, s)));
+            }
+        }
+    }
+    // What is judged defines first; neighbours only what it leaves open.
+    parsed.sort_by_key(|p| p.context);
+    definitions(&mut parsed, &mut names);
+    let policies = read_policies(&mut parsed, &mut names);
+    let rules = read_rules(&mut parsed, &names);
+
+    let mut sources = Vec::new();
+    for p in parsed {
+        sources.push(Arc::clone(&p.source));
+        problems.extend(p.faults);
+        problems.extend(p.reader.into_problems().into_iter().filter(|_| !p.context));
+    }
+    problems.sort_by(|a, b| a.order().cmp(&b.order()));
+    sources.sort_by(|a, b| a.path.cmp(&b.path));
+    let mut loaded = Loaded { rules: None, policies: None, problems, sources };
+    if !loaded.has_errors()
+        && let Some(calendars) = names.calendars.iter().map(|(_, c)| c.clone()).collect::<Option<Vec<_>>>()
+    {
+        loaded.rules = Some(finish(rules, calendars, &names));
+        let mut policies = policies.unwrap_or_default();
+        policies.hash = canon::hash(&canon::policies(&policies));
+        loaded.policies = Some(policies);
+    }
+    loaded
+}
+
+/// A file whose text has a structure.
+struct Parsed {
+    path: PathBuf,
+    context: bool,
+    source: Arc<Source>,
+    node: Option<Node>,
+    faults: Vec<Problem>,
+    reader: Reader,
+}
+
+impl Parsed {
+    fn empty(file: &SourceFile, source: Arc<Source>) -> Parsed {
+        Parsed {
+            path: file.path.clone(),
+            context: file.context,
+            reader: Reader::new(Arc::clone(&source)),
+            source,
+            node: None,
+            faults: Vec::new(),
+        }
+    }
+}
+
+fn read(file: &SourceFile) -> Result<Parsed, (Option<Arc<Source>>, Vec<Problem>)> {
+    let bytes = match &file.content {
+        Ok(bytes) => bytes,
+        Err(why) => {
+            let mut p = Problem::of_file(file.path.clone(), code::UNREADABLE, why.message.clone());
+            p.help = Some(why.help.clone());
+            return Err((None, vec![p]));
+        }
+    };
+    let source = Arc::new(Source::new(file.path.clone(), bytes));
+    let text = match yaml::decode(bytes) {
+        Ok(text) => text,
+        Err(fault) => {
+            let p = Problem::of_fault(&source, fault);
+            return Err((Some(source), vec![p]));
+        }
+    };
+    let (node, faults) = yaml::parse(text);
+    let empty = faults.iter().any(|f| f.kind == yaml::FaultKind::Empty);
+    let faults: Vec<Problem> = faults.into_iter().map(|f| Problem::of_fault(&source, f)).collect();
+    match node {
+        Some(node) if !empty => {
+            let mut parsed = Parsed::empty(file, source);
+            parsed.node = Some(node);
+            parsed.faults = if file.context { Vec::new() } else { faults };
+            Ok(parsed)
+        }
+        _ => Err((Some(source), faults)),
+    }
+}
+
+/// `sets:` and `facts:` of all files.
+fn definitions(parsed: &mut [Parsed], names: &mut Names) {
+    let mut sets: BTreeMap<String, Place> = BTreeMap::new();
+    let mut facts: BTreeMap<String, Place> = BTreeMap::new();
+    for p in parsed.iter_mut().filter(|p| !is_policies(&p.path)) {
+        let (Some(node), r) = (&p.node, &mut p.reader) else { continue };
+        if let Some(list) = node.get("facts").filter(|n| !n.is_null()) {
+            for item in r.list(list, "`facts`").unwrap_or_default() {
+                declared(r, item, p.context, &mut facts, names);
+            }
+        }
+        if let Some(map) = node.get("sets").filter(|n| !n.is_null()) {
+            for (key, value) in r.map(map, "`sets`").unwrap_or_default() {
+                let Some(name) = r.name(key, "the set") else { continue };
+                if let Some(first) = sets.get(name) {
+                    if !p.context {
+                        let message = format!("the set `{name}` is defined twice");
+                        r.error_also(
+                            code::DEFINED_TWICE,
+                            &key.at,
+                            message,
+                            "keep one of the two",
+                            (first.clone(), "first here"),
+                        );
+                    }
+                    continue;
+                }
+                sets.insert(name.to_owned(), r.place(&key.at));
+                let items = r.list(value, &format!("the set `{name}`")).unwrap_or_default();
+                let members = items.iter().filter_map(|n| member(r, n)).collect();
+                names.sets.insert(name.to_owned(), members);
+            }
+        }
+    }
+    names.declared.sort_by(|a, b| a.name.cmp(&b.name));
+}
+
+fn member(r: &mut Reader, node: &Node) -> Option<super::ruleset::Scalar> {
+    if node.value().is_none() && !matches!(node.kind, yaml::Kind::Refused) {
+        let message =
+            format!("a member of a set has to be a text or number, not {}", super::reader::kind(node));
+        r.error(code::WRONG_SHAPE, &node.at, message, "write the members one by one");
+    }
+    scalar(r, node)
+}
+
+fn declared(
+    r: &mut Reader,
+    node: &Node,
+    context: bool,
+    facts: &mut BTreeMap<String, Place>,
+    names: &mut Names,
+) {
+    let Some(fields) = r.fields(node, "a declared fact", &["name", "type"]) else { return };
+    let Some(name_node) = fields.get("name") else {
+        if node.get("name").is_none() {
+            r.missing(&node.at, "a declared fact", "name", "write {name: warehouse_zone, type: text}");
+        }
+        return;
+    };
+    let Some(name) = r.text(name_node, "`name`") else { return };
+    let part =
+        |p: &str| !p.is_empty() && p.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    if name.len() > 100 || !name.split('.').all(part) || matches!(name, "any_of" | "none_of" | "all_of") {
+        let help = "letters, digits and `_`; a dot looks inside an object, as in location.country";
+        r.error(code::BAD_ID, &name_node.at, format!("`{}` cannot be the name of a fact", cut(name)), help);
+        return;
+    }
+    if known_fact(name).is_some() || DerivedFact::ALL.iter().any(|f| f.name() == name) {
+        let message = format!("the fact `{name}` is known already");
+        r.error(code::DEFINED_TWICE, &name_node.at, message, "remove it from `facts:`; rules can use it");
+        return;
+    }
+    if let Some(first) = facts.get(name) {
+        if !context {
+            let message = format!("the fact `{name}` is declared twice");
+            r.error_also(
+                code::DEFINED_TWICE,
+                &name_node.at,
+                message,
+                "keep one of the two",
+                (first.clone(), "first here"),
+            );
+        }
+        return;
+    }
+    let kind = fields.get("type").map_or(Some("text"), |n| r.word(n, "type of a fact", &KINDS));
+    if facts.len() >= MAX_FACTS {
+        r.error(
+            code::TOO_LARGE,
+            &name_node.at,
+            format!("more than {MAX_FACTS} declared facts"),
+            "declare those that rules use",
+        );
+        return;
+    }
+    facts.insert(name.to_owned(), r.place(&name_node.at));
+    names.declared.push(DeclaredFact { name: name.to_owned(), kind: kind.unwrap_or("text").to_owned() });
+}
+
+fn read_policies(parsed: &mut [Parsed], names: &mut Names) -> Option<Policies> {
+    let mut files = parsed.iter_mut().filter(|p| is_policies(&p.path));
+    let first = files.next()?;
+    let policies = first.node.as_ref().and_then(|n| policy_file(&mut first.reader, names, n));
+    if policies.is_none() {
+        names.policies_broken = true;
+    }
+    for other in files.filter(|p| !p.context) {
+        let message = "there are two files of policies";
+        let mut p = Problem::of_file(other.path.clone(), code::DEFINED_TWICE, message);
+        p.help = Some(format!("keep one; the other is {}", first.path.display()));
+        other.faults.push(p);
+    }
+    policies
+}
+
+fn read_rules(parsed: &mut [Parsed], names: &Names) -> Vec<Rule> {
+    let mut ids = BTreeMap::new();
+    let mut rules = Vec::new();
+    for p in parsed.iter_mut().filter(|p| !is_policies(&p.path) && !p.context) {
+        let (Some(node), r) = (&p.node, &mut p.reader) else { continue };
+        top(r, node);
+        let Some(list) = node.get("rules").filter(|n| !n.is_null()) else { continue };
+        // `rules: []` says that there are none.
+        if matches!(&list.kind, yaml::Kind::Seq(items) if items.is_empty()) {
+            continue;
+        }
+        for item in r.list(list, "`rules`").unwrap_or_default() {
+            if r.is_full() {
+                break;
+            }
+            rules.extend(rule(r, names, item, &mut ids));
+            r.rule = None;
+            if ids.len() > MAX_RULES {
+                r.error(
+                    code::TOO_LARGE,
+                    &item.at,
+                    format!("more than {MAX_RULES} rules"),
+                    "a rule with overrides does the work of many",
+                );
+                break;
+            }
+        }
+    }
+    rules.sort_by(|a, b| a.id.cmp(&b.id));
+    rules
+}
+
+/// The keys at the top of a file of rules.
+fn top(r: &mut Reader, node: &Node) {
+    let yaml::Kind::Map(entries) = &node.kind else {
+        r.fields(node, "a file of rules", &TOP_KEYS);
+        return;
+    };
+    for (key, value) in entries {
+        let name = key.text().unwrap_or_default();
+        if TOP_KEYS.contains(&name) {
+            if value.is_null() {
+                let help = "write something below it, or remove it";
+                r.error(code::WRONG_SHAPE, &key.at, format!("`{name}` has no value"), help);
+            }
+        } else if FILE_KEYS.contains(&name) {
+            let message = format!("`{name}` does not belong into a file of rules");
+            r.error(code::UNKNOWN_KEY, &key.at, message, "move it to policies.yaml in the same folder");
+        } else if RULE_KEYS.contains(&name) {
+            let message = format!("`{name}` is the key of a rule, and stands at the top of the file");
+            r.error(
+                code::UNKNOWN_KEY,
+                &key.at,
+                message,
+                "put the rule into a list: `rules:`, then `  - id: …` below it",
+            );
+        } else {
+            let message = format!("a file of rules has no key `{}`", cut(name));
+            r.unknown(code::UNKNOWN_KEY, &key.at, message, name, TOP_KEYS);
+        }
+    }
+}
+
+/// Hashes, and the whole.
+fn finish(mut rules: Vec<Rule>, calendars: Vec<super::calendar::Calendar>, names: &Names) -> RuleSet {
+    let mut texts = Vec::with_capacity(rules.len());
+    for rule in &mut rules {
+        let text = canon::rule(rule, names, &calendars);
+        rule.hash = Arc::from(canon::hash(&text));
+        texts.push(text);
+    }
+    let hash = canon::hash(&canon::rule_set(&texts, &names.declared, &calendars));
+    RuleSet { hash, rules, calendars, declared: names.declared.clone() }
+}

@@ -1,0 +1,401 @@
+//! policies.yaml → [`Policies`] (DESIGN §7, §10).
+
+use std::collections::BTreeMap;
+
+use super::body::{OWNERS, severity};
+use super::calendar_file;
+use super::matchers::{matcher, unknown_fact};
+use super::names::Names;
+use super::policies::{OwnerRoute, Policies, Policy, Step};
+use super::problem::{Place, code};
+use super::reader::{Fields, Reader};
+use super::receiver::receiver;
+use super::rule::optional;
+use crate::model::{MINUTE, SECOND};
+use crate::yaml::{Kind, Node, cut};
+
+/// Every key of the file.
+pub const FILE_KEYS: [&str; 7] =
+    ["receivers", "policies", "default_policy", "owners", "inhibit", "mute", "calendars"];
+const POLICY_KEYS: [&str; 10] = [
+    "id",
+    "group_by",
+    "group_wait",
+    "group_interval",
+    "repeat_every",
+    "ack_timeout",
+    "steps",
+    "show",
+    "calendar",
+    "digest_at",
+];
+/// What groups and `inhibit` know besides facts.
+const OF_EXCEPTION: [&str; 5] = ["rule", "severity", "owner", "policy", "parcel_id"];
+const GROUP_BY: [&str; 4] = ["rule", "severity", "owner", "parcel_id"];
+
+/// Reads the file; what it defines goes into `names`. `None`: it has problems.
+pub fn policy_file(r: &mut Reader, names: &mut Names, node: &Node) -> Option<Policies> {
+    let fields = r.fields(node, "policies.yaml", &FILE_KEYS)?;
+    if let Some(n) = fields.get("calendars") {
+        calendar_file::calendars(r, names, n);
+    }
+    let mut file = Policies::default();
+    let mut receivers = BTreeMap::new();
+    for node in list(r, &fields, "receivers") {
+        let Some(id) = identified(r, node, "a receiver", &mut receivers) else { continue };
+        file.receivers.extend(receiver(r, node, id));
+    }
+    let mut ids = BTreeMap::new();
+    for node in list(r, &fields, "policies") {
+        let Some(id) = identified(r, node, "a policy", &mut ids) else { continue };
+        let policy = policy(r, names, node, id, &receivers);
+        let to_owner =
+            policy.as_ref().is_some_and(|p| p.steps.iter().any(|s| s.notify.iter().any(|n| n == "owner")));
+        names.policies.insert(id.to_owned(), to_owner);
+        file.policies.extend(policy);
+    }
+    if let Some(node) = fields.get("owners") {
+        file.owners = owners(r, names, node, &receivers).unwrap_or_default();
+    }
+    file.default_policy = default_policy(r, names, &fields, &file);
+    names.default_policy = file.default_policy.clone();
+    not_applied(r, names, &fields);
+    Some(file)
+}
+
+fn list<'n>(r: &mut Reader, fields: &Fields<'n>, key: &str) -> &'n [Node] {
+    fields.get(key).and_then(|n| r.list(n, &format!("`{key}`"))).unwrap_or_default()
+}
+
+/// The id of an entry, which must be its own.
+fn identified<'n>(
+    r: &mut Reader,
+    node: &'n Node,
+    what: &str,
+    seen: &mut BTreeMap<&'n str, Place>,
+) -> Option<&'n str> {
+    r.map(node, what)?;
+    let Some(id_node) = node.get("id").filter(|n| !n.is_null()) else {
+        r.missing(&node.at, what, "id", "give it a short name");
+        return None;
+    };
+    let id = r.name(id_node, what)?;
+    if id == "owner" {
+        r.error(
+            code::BAD_ID,
+            &id_node.at,
+            format!("{what} cannot be named `owner`"),
+            "`notify: [owner]` means the owner of the rule",
+        );
+        return None;
+    }
+    if let Some(first) = seen.get(id) {
+        let message = format!("`{id}` stands here twice");
+        r.error_also(
+            code::DEFINED_TWICE,
+            &id_node.at,
+            message,
+            "rename one of them",
+            (first.clone(), "first here"),
+        );
+        return None;
+    }
+    seen.insert(id, r.place(&id_node.at));
+    Some(id)
+}
+
+fn policy(
+    r: &mut Reader,
+    names: &Names,
+    node: &Node,
+    id: &str,
+    receivers: &BTreeMap<&str, Place>,
+) -> Option<Policy> {
+    let fields = r.fields(node, "a policy", &POLICY_KEYS)?;
+    let group_by = optional(&fields, "group_by", |n| facts(r, names, n, "`group_by`", &GROUP_BY));
+    let group_wait = optional(&fields, "group_wait", |n| r.elapsed(n, "`group_wait`"));
+    let group_interval = optional(&fields, "group_interval", |n| at_least(r, n, "`group_interval`", SECOND));
+    let repeat_every = optional(&fields, "repeat_every", |n| at_least(r, n, "`repeat_every`", MINUTE));
+    let ack_timeout = optional(&fields, "ack_timeout", |n| at_least(r, n, "`ack_timeout`", MINUTE));
+    let show = optional(&fields, "show", |n| facts(r, names, n, "`show`", &[]));
+    for key in ["calendar", "digest_at"] {
+        if let Some((k, value)) = fields.entry(key) {
+            policy_extra(r, names, key, value);
+            not_yet(r, &k.at, &format!("`{key}` of a policy"));
+        }
+    }
+    let steps = match fields.get("steps") {
+        Some(n) => steps(r, n, receivers),
+        None => {
+            if node.get("steps").is_none() {
+                r.missing(
+                    &node.at,
+                    "a policy",
+                    "steps",
+                    "say whom it tells, as in `steps: [{after: 0m, notify: [ops_mail]}]`",
+                );
+            }
+            None
+        }
+    };
+    Some(Policy {
+        id: id.to_owned(),
+        group_by: group_by?.unwrap_or_else(|| vec!["rule".into()]),
+        group_wait: group_wait?.unwrap_or(30 * SECOND),
+        group_interval: group_interval?.unwrap_or(5 * MINUTE),
+        repeat_every: repeat_every?,
+        ack_timeout: ack_timeout?,
+        steps: steps?,
+        show: show?.unwrap_or_default(),
+    })
+}
+
+fn policy_extra(r: &mut Reader, names: &Names, key: &str, node: &Node) {
+    let Some(text) = r.text(node, &format!("`{key}`")) else { return };
+    if key == "calendar" {
+        known_calendar(r, names, node, text);
+    } else if calendar_file::clock(text).is_none() {
+        let message = format!("`{}` is no time of day", cut(text));
+        r.error(code::BAD_VALUE, &node.at, message, "write HH:MM, as in \"08:00\"");
+    }
+}
+
+fn known_calendar(r: &mut Reader, names: &Names, node: &Node, id: &str) {
+    if id != "elapsed" && !names.calendars.iter().any(|(c, _)| c == id) {
+        let ids = names.calendars.iter().map(|(c, _)| c.as_str());
+        r.unknown(code::UNDEFINED, &node.at, format!("no calendar is named `{}`", cut(id)), id, ids);
+    }
+}
+
+fn at_least(r: &mut Reader, node: &Node, what: &str, least: i64) -> Option<i64> {
+    let ms = r.elapsed(node, what)?;
+    if ms < least {
+        let help = format!(
+            "at least {}; leave the key out to go without",
+            if least == MINUTE { "1m" } else { "1s" }
+        );
+        r.error(code::BAD_DURATION, &node.at, format!("{what} is too short"), help);
+        return None;
+    }
+    Some(ms)
+}
+
+/// Names of facts, and a few others.
+fn facts(r: &mut Reader, names: &Names, node: &Node, what: &str, extra: &[&str]) -> Option<Vec<String>> {
+    if matches!(&node.kind, Kind::Seq(items) if items.is_empty()) {
+        return Some(Vec::new());
+    }
+    let items = r.one_or_many(node, what)?;
+    let mut list: Vec<String> = Vec::with_capacity(items.len());
+    let mut good = true;
+    for item in items {
+        let name = r.text(item, what)?;
+        if names.fact(name).is_none() && !extra.contains(&name) {
+            unknown_fact(r, names, item, name, extra);
+            good = false;
+        } else if list.iter().any(|n| n == name) {
+            r.lint(code::WITHOUT_EFFECT, &item.at, format!("`{name}` is named twice"), "once is enough");
+        } else {
+            list.push(name.to_owned());
+        }
+    }
+    good.then_some(list)
+}
+
+fn steps(r: &mut Reader, node: &Node, receivers: &BTreeMap<&str, Place>) -> Option<Vec<Step>> {
+    let items = r.list(node, "`steps`")?;
+    let mut steps: Vec<Step> = Vec::with_capacity(items.len());
+    for item in items {
+        let Some(step) = step(r, item, receivers) else { continue };
+        if steps.last().is_some_and(|s| step.after <= s.after) {
+            let help = "put the earliest first: 0m, 4h, 24h; whom to tell at one time goes into one step";
+            r.lint(code::STAGES_ORDER, &item.at, "this step is not later than the one before it", help);
+        }
+        steps.push(step);
+    }
+    (steps.len() == items.len()).then_some(steps)
+}
+
+fn step(r: &mut Reader, node: &Node, receivers: &BTreeMap<&str, Place>) -> Option<Step> {
+    let fields = r.fields(node, "a step", &["after", "notify", "min_severity"])?;
+    let after = optional(&fields, "after", |n| r.elapsed(n, "`after`"));
+    let min_severity = optional(&fields, "min_severity", |n| severity(r, n));
+    let Some(notify) = fields.get("notify") else {
+        if node.get("notify").is_none() {
+            r.missing(&node.at, "a step", "notify", "name receivers, or owner, as in `notify: [ops_mail]`");
+        }
+        return None;
+    };
+    let notify = told(r, notify, "`notify`", receivers, true);
+    Some(Step { after: after?.unwrap_or(0), notify: notify?, min_severity: min_severity? })
+}
+
+/// Receivers' ids that are defined.
+fn told(
+    r: &mut Reader,
+    node: &Node,
+    what: &str,
+    receivers: &BTreeMap<&str, Place>,
+    owner: bool,
+) -> Option<Vec<String>> {
+    let items = r.one_or_many(node, what)?;
+    let mut list: Vec<String> = Vec::with_capacity(items.len());
+    let mut good = true;
+    for item in items {
+        let name = r.text(item, what)?;
+        if !receivers.contains_key(name) && !(owner && name == "owner") {
+            let ids = receivers.keys().copied().chain(owner.then_some("owner"));
+            r.unknown(code::UNDEFINED, &item.at, format!("no receiver is named `{}`", cut(name)), name, ids);
+            good = false;
+        } else if list.iter().any(|n| n == name) {
+            r.lint(code::WITHOUT_EFFECT, &item.at, format!("`{name}` is named twice"), "once is enough");
+        } else {
+            list.push(name.to_owned());
+        }
+    }
+    good.then_some(list)
+}
+
+fn default_policy(r: &mut Reader, names: &Names, fields: &Fields<'_>, file: &Policies) -> Option<String> {
+    let ids = || names.policies.keys().map(String::as_str);
+    if let Some(node) = fields.get("default_policy") {
+        let name = r.text(node, "`default_policy`")?;
+        if !names.policies.contains_key(name) {
+            r.unknown(code::UNDEFINED, &node.at, format!("no policy is named `{}`", cut(name)), name, ids());
+            return None;
+        }
+        return Some(name.to_owned());
+    }
+    match names.policies.len() {
+        0 => {
+            if !file.receivers.is_empty() {
+                let at = fields.entry("receivers").map_or(0..0, |(k, _)| k.at.clone());
+                let help = "add `policies:`, which say when whom to tell";
+                r.lint(
+                    code::NOBODY_TOLD,
+                    &at,
+                    "there are receivers but no policy: nobody is ever told",
+                    help,
+                );
+            }
+            None
+        }
+        1 => ids().next().map(str::to_owned),
+        _ => {
+            let at = fields.entry("policies").map_or(0..0, |(k, _)| k.at.clone());
+            let help = format!(
+                "add `default_policy:` for rules that name none, one of: {}",
+                ids().collect::<Vec<_>>().join(", ")
+            );
+            r.error(code::MISSING_KEY, &at, "there are several policies but no `default_policy`", help);
+            None
+        }
+    }
+}
+
+fn owners(
+    r: &mut Reader,
+    names: &mut Names,
+    node: &Node,
+    receivers: &BTreeMap<&str, Place>,
+) -> Option<BTreeMap<String, OwnerRoute>> {
+    let mut routes = BTreeMap::new();
+    for (key, value) in r.map(node, "`owners`")? {
+        let Some(owner) = r.word(key, "owner", &OWNERS) else { continue };
+        names.owners.insert(owner.to_owned());
+        if let Some(route) = route(r, names, owner, value, receivers) {
+            routes.insert(owner.to_owned(), route);
+        }
+    }
+    Some(routes)
+}
+
+/// `{by: fact, to: {value: receivers}, default: receivers}`, or only receivers.
+fn route(
+    r: &mut Reader,
+    names: &Names,
+    owner: &str,
+    node: &Node,
+    receivers: &BTreeMap<&str, Place>,
+) -> Option<OwnerRoute> {
+    if !matches!(node.kind, Kind::Map(_)) {
+        let default = told(r, node, &format!("the owner `{owner}`"), receivers, false)?;
+        return Some(OwnerRoute { default, ..OwnerRoute::default() });
+    }
+    let fields = r.fields(node, &format!("the owner `{owner}`"), &["by", "to", "default"])?;
+    let by = optional(&fields, "by", |n| facts(r, names, n, "`by`", &[]).and_then(|f| f.into_iter().next()));
+    let to = optional(&fields, "to", |n| {
+        let mut to = BTreeMap::new();
+        for (key, value) in r.map(n, "`to`")? {
+            to.insert(key.text().unwrap_or_default().to_owned(), told(r, value, "`to`", receivers, false)?);
+        }
+        Some(to)
+    });
+    let default = optional(&fields, "default", |n| told(r, n, "`default`", receivers, false));
+    if fields.get("by").is_some() != fields.get("to").is_some() {
+        let help = "`by` names the fact, `to` the receivers for each of its values";
+        r.error(code::CONTRADICTION, &node.at, "`by` and `to` belong together", help);
+        return None;
+    }
+    if default == Some(None) {
+        let help = "add `default:` with a receiver for everything else";
+        r.lint(
+            code::NOBODY_TOLD,
+            &node.at,
+            format!("the owner `{owner}` has no `default`: where `to` has nothing, nobody is told"),
+            help,
+        );
+    }
+    Some(OwnerRoute { by: by?, to: to?.unwrap_or_default(), default: default?.unwrap_or_default() })
+}
+
+fn not_yet(r: &mut Reader, at: &std::ops::Range<usize>, what: &str) {
+    let help = "it is kept for a later version, and has no effect in this one";
+    r.lint(code::NOT_APPLIED, at, format!("{what} is not applied yet"), help);
+}
+
+/// `inhibit` and `mute`: their form is checked, and that they have no effect yet is said.
+fn not_applied(r: &mut Reader, names: &Names, fields: &Fields<'_>) {
+    if let Some((key, node)) = fields.entry("inhibit") {
+        for entry in r.list(node, "`inhibit`").unwrap_or_default() {
+            let Some(f) = r.fields(entry, "an entry of `inhibit`", &["source", "target", "equal"]) else {
+                continue;
+            };
+            for side in ["source", "target"] {
+                match f.get(side) {
+                    Some(n) => drop(matcher(r, names, n, &format!("`{side}`"), &OF_EXCEPTION)),
+                    None => r.missing(&entry.at, "an entry of `inhibit`", side, "source silences target"),
+                }
+            }
+            if let Some(n) = f.get("equal") {
+                facts(r, names, n, "`equal`", &OF_EXCEPTION);
+            }
+        }
+        not_yet(r, &key.at, "`inhibit`");
+    }
+    if let Some((key, node)) = fields.entry("mute") {
+        let mut seen = BTreeMap::new();
+        for entry in r.list(node, "`mute`").unwrap_or_default() {
+            identified(r, entry, "an entry of `mute`", &mut seen);
+            let Some(f) = r.fields(entry, "an entry of `mute`", &["id", "calendar", "outside", "match"])
+            else {
+                continue;
+            };
+            match f.get("calendar") {
+                Some(n) => {
+                    if let Some(id) = r.text(n, "`calendar`") {
+                        known_calendar(r, names, n, id);
+                    }
+                }
+                None => r.missing(&entry.at, "an entry of `mute`", "calendar", "name one of `calendars:`"),
+            }
+            if let Some(n) = f.get("outside") {
+                r.flag(n, "`outside`");
+            }
+            if let Some(n) = f.get("match") {
+                matcher(r, names, n, "`match`", &OF_EXCEPTION);
+            }
+        }
+        not_yet(r, &key.at, "`mute`");
+    }
+}

@@ -1,0 +1,168 @@
+//! `receivers:` of policies.yaml.
+
+use std::path::PathBuf;
+
+use super::policies::{Receiver, ReceiverKind, SecretText};
+use super::problem::code;
+use super::reader::Reader;
+use crate::yaml::{Kind, Node, cut};
+
+const KEYS: [&str; 7] = ["id", "email", "webhook", "slack", "pagerduty", "alertmanager", "command"];
+const LATER: [&str; 4] = ["slack", "pagerduty", "alertmanager", "command"];
+
+/// Reads a receiver.
+pub fn receiver(r: &mut Reader, node: &Node, id: &str) -> Option<Receiver> {
+    let fields = r.fields(node, "a receiver", &KEYS)?;
+    let kinds: Vec<_> = fields.iter().filter(|(key, _, _)| *key != "id").collect();
+    let mut good = true;
+    for (key, key_node, _) in &kinds {
+        if LATER.contains(key) {
+            let message = format!("this version delivers by email and webhook, not yet by {key}");
+            let help = "use a webhook, or an email; most services take one of the two";
+            r.error(code::NOT_IN_THIS_VERSION, &key_node.at, message, help);
+            good = false;
+        }
+    }
+    let Some((key, _, value)) = kinds.first() else {
+        r.missing(
+            &node.at,
+            "a receiver",
+            "email` or `webhook",
+            "say how it is reached, as in `email: {to: [ops@example.org]}`",
+        );
+        return None;
+    };
+    if let Some((_, second, _)) = kinds.get(1) {
+        let help = "write a receiver of its own for each, and name both in `notify`";
+        r.error(code::CONTRADICTION, &second.at, "a receiver is reached in one way", help);
+        return None;
+    }
+    let kind = match *key {
+        "email" => email(r, value),
+        "webhook" => webhook(r, value),
+        _ => None,
+    };
+    if good { Some(Receiver { id: id.to_owned(), kind: kind? }) } else { None }
+}
+
+fn email(r: &mut Reader, node: &Node) -> Option<ReceiverKind> {
+    let fields = r.fields(node, "`email`", &["to"])?;
+    let Some(to) = fields.get("to") else {
+        if node.get("to").is_none() {
+            r.missing(&node.at, "`email`", "to", "name addresses, as in `to: [ops@example.org]`");
+        }
+        return None;
+    };
+    let items = r.one_or_many(to, "`to`")?;
+    let mut addresses = Vec::with_capacity(items.len());
+    for item in items {
+        let text = r.text(item, "an address")?;
+        if !is_address(text) {
+            let message = format!("`{}` is no mail address", cut(text));
+            r.error(
+                code::BAD_ADDRESS,
+                &item.at,
+                message,
+                "write one address an entry, without a name: ops@example.org",
+            );
+            continue;
+        }
+        addresses.push(text.to_owned());
+    }
+    (addresses.len() == items.len()).then_some(ReceiverKind::Email { to: addresses })
+}
+
+/// Whether it has the form of a mail address: what a server accepts it decides itself.
+pub fn is_address(text: &str) -> bool {
+    let odd = |c: char| c.is_whitespace() || c.is_control() || "<>()[],;:\\\"".contains(c);
+    let Some((local, domain)) = text.rsplit_once('@') else { return false };
+    let labels = || domain.split('.').all(|l| !l.is_empty() && !l.starts_with('-') && !l.ends_with('-'));
+    !local.is_empty()
+        && local.len() <= 64
+        && domain.len() <= 253
+        && !local.contains('@')
+        && !text.contains(odd)
+        && labels()
+}
+
+fn webhook(r: &mut Reader, node: &Node) -> Option<ReceiverKind> {
+    let fields = r.fields(node, "`webhook`", &["url", "secret"])?;
+    let url = match fields.get("url") {
+        Some(n) => url(r, n),
+        None => {
+            if node.get("url").is_none() {
+                r.missing(
+                    &node.at,
+                    "`webhook`",
+                    "url",
+                    "say where to, as in `url: \"https://erp.example.org/hooks\"`",
+                );
+            }
+            None
+        }
+    };
+    let secret = super::rule::optional(&fields, "secret", |n| secret(r, n, "`secret`"));
+    Some(ReceiverKind::Webhook { url: url?, secret: secret? })
+}
+
+fn url(r: &mut Reader, node: &Node) -> Option<SecretText> {
+    if matches!(node.kind, Kind::Map(_)) {
+        return secret(r, node, "`url`");
+    }
+    let text = r.text(node, "`url`")?;
+    let parsed =
+        url::Url::parse(text).ok().filter(|u| matches!(u.scheme(), "http" | "https") && u.has_host());
+    if parsed.is_none() {
+        let help = "write it whole, as in \"https://erp.example.org/hooks/parcels\"";
+        r.error(code::BAD_ADDRESS, &node.at, format!("`{}` is no http or https URL", cut(text)), help);
+        return None;
+    }
+    if parsed.is_some_and(|u| u.password().is_some()) {
+        let help = "write the whole URL into a file and name it: url: {file: PATH}";
+        r.error(code::SECRET_IN_PLACE, &node.at, "this URL holds a password", help);
+        return None;
+    }
+    Some(SecretText::Plain(text.to_owned()))
+}
+
+/// `{file: PATH}` or `{env: NAME}`.
+pub fn secret(r: &mut Reader, node: &Node, what: &str) -> Option<SecretText> {
+    if matches!(node.kind, Kind::Scalar { .. }) {
+        let help = "write it into a file only the program may read, and name that: {file: /run/secrets/NAME}; or {env: NAME}";
+        r.error(
+            code::SECRET_IN_PLACE,
+            &node.at,
+            format!("{what} is a secret and cannot be written in place"),
+            help,
+        );
+        return None;
+    }
+    let fields = r.fields(node, what, &["file", "env"])?;
+    match (fields.get("file"), fields.get("env")) {
+        (Some(n), None) => {
+            let path = PathBuf::from(r.text(n, "`file`")?);
+            Some(SecretText::File(r.folder().join(path)))
+        }
+        (None, Some(n)) => {
+            let name = r.text(n, "`env`")?;
+            if name.contains(['=', '\0', '$', ' ']) {
+                let message = format!("`{}` is no name of a variable", cut(name));
+                r.error(code::BAD_VALUE, &n.at, message, "write the name alone, as in {env: ERP_KEY}");
+                return None;
+            }
+            Some(SecretText::Env(name.to_owned()))
+        }
+        _ => {
+            if fields.iter().count() != 1 {
+                let help = "name one: {file: PATH} or {env: NAME}";
+                r.error(
+                    code::WRONG_SHAPE,
+                    &node.at,
+                    format!("{what} is neither a file nor a variable"),
+                    help,
+                );
+            }
+            None
+        }
+    }
+}

@@ -1,0 +1,555 @@
+//! YAML text → our own tree with byte ranges, and every fault of the text in words a rule's author understands.
+//!
+//! The parser underneath gives events; nothing here expands an alias, recurses on input or accepts more than
+//! [`MAX_BYTES`] and [`MAX_DEPTH`], so a hostile file costs no more than an honest one. Syntax ends a file at its first
+//! fault (what follows has no structure); everything else is collected.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use granit_parser::{ErrorKind, Event, Options, Parser, ScalarStyle};
+
+use crate::model::Decimal;
+
+/// Files above this many bytes are refused unread.
+pub const MAX_BYTES: u64 = 1 << 20;
+/// Lists and mappings within each other.
+pub const MAX_DEPTH: usize = 32;
+
+/// A value and where it stands: bytes of the text.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Bytes of the text, without the comment behind it.
+    pub at: Range<usize>,
+    /// What stands there.
+    pub kind: Kind,
+}
+
+/// What a node is.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// One value; `plain`: written without quotes.
+    Scalar {
+        /// Its text, unescaped.
+        text: String,
+        /// Only plain ones can be numbers, truth values or nothing.
+        plain: bool,
+    },
+    /// A list.
+    Seq(Vec<Node>),
+    /// A mapping in the order of the text; each key is a scalar and stands once.
+    Map(Vec<(Node, Node)>),
+    /// A fault has been reported for it already: whoever reads it says nothing more.
+    Refused,
+}
+
+/// What a scalar means by YAML 1.2's core schema: `no`, `on` and `12:30` are texts.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value<'a> {
+    /// Nothing, `~` or `null`.
+    Null,
+    /// `true` or `false`.
+    Bool(bool),
+    /// A number.
+    Number(Decimal),
+    /// A number that no rule can count with: `.inf`, `.nan`, or one of too many digits.
+    NoNumber,
+    /// Anything else.
+    Text(&'a str),
+}
+
+/// What is wrong with a text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum FaultKind {
+    NotText,
+    Syntax,
+    TooDeep,
+    Unsupported,
+    DuplicateKey,
+    SeveralDocuments,
+    Empty,
+}
+
+/// One fault.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    /// Its class.
+    pub kind: FaultKind,
+    /// Where.
+    pub at: Range<usize>,
+    /// What, in a sentence.
+    pub message: String,
+    /// What to do.
+    pub help: Option<String>,
+    /// A second place, and what it has to do with it.
+    pub also: Option<(Range<usize>, &'static str)>,
+}
+
+impl Fault {
+    fn new(kind: FaultKind, at: Range<usize>, message: impl Into<String>, help: impl Into<String>) -> Fault {
+        Fault { kind, at, message: message.into(), help: Some(help.into()), also: None }
+    }
+}
+
+impl Node {
+    /// What it means, if it is a scalar.
+    #[must_use]
+    pub fn value(&self) -> Option<Value<'_>> {
+        match &self.kind {
+            Kind::Scalar { text, plain: true } => Some(core_schema(text)),
+            Kind::Scalar { text, plain: false } => Some(Value::Text(text)),
+            Kind::Seq(_) | Kind::Map(_) | Kind::Refused => None,
+        }
+    }
+
+    /// Its text as it was written, if it is a scalar.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Scalar { text, .. } => Some(text),
+            Kind::Seq(_) | Kind::Map(_) | Kind::Refused => None,
+        }
+    }
+
+    /// Nothing, `~` or `null`.
+    #[must_use]
+    pub fn is_null(&self) -> bool {
+        self.value() == Some(Value::Null)
+    }
+
+    /// The value of this key of a mapping.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&Node> {
+        match &self.kind {
+            Kind::Map(entries) => entries.iter().find(|(k, _)| k.text() == Some(key)).map(|(_, v)| v),
+            Kind::Scalar { .. } | Kind::Seq(_) | Kind::Refused => None,
+        }
+    }
+}
+
+fn core_schema(text: &str) -> Value<'_> {
+    match text {
+        "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
+        "true" | "True" | "TRUE" => return Value::Bool(true),
+        "false" | "False" | "FALSE" => return Value::Bool(false),
+        _ => {}
+    }
+    let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if matches!(unsigned, ".inf" | ".Inf" | ".INF") || matches!(text, ".nan" | ".NaN" | ".NAN") {
+        return Value::NoNumber;
+    }
+    for (prefix, radix) in [("0x", 16), ("0o", 8)] {
+        if let Some(digits) = text.strip_prefix(prefix)
+            && !digits.is_empty()
+            && digits.chars().all(|c| c.is_digit(radix))
+        {
+            return i64::from_str_radix(digits, radix)
+                .map_or(Value::NoNumber, |n| Value::Number(Decimal::whole(n)));
+        }
+    }
+    if !is_number(unsigned) {
+        return Value::Text(text);
+    }
+    // `.5` and `5.` are numbers of the core schema, but none for `Decimal`.
+    let mut plain = String::with_capacity(text.len() + 1);
+    plain.push_str(if text.starts_with('-') { "-" } else { "" });
+    plain.push_str(if unsigned.starts_with('.') { "0" } else { "" });
+    plain.push_str(unsigned);
+    if let Some(dot) = plain.find('.')
+        && !plain[dot + 1..].starts_with(|c: char| c.is_ascii_digit())
+    {
+        plain.remove(dot);
+    }
+    Decimal::parse(&plain).map_or(Value::NoNumber, Value::Number)
+}
+
+/// `(\.[0-9]+ | [0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?`
+fn is_number(unsigned: &str) -> bool {
+    let (mantissa, exponent) = match unsigned.find(['e', 'E']) {
+        Some(i) => (&unsigned[..i], Some(&unsigned[i + 1..])),
+        None => (unsigned, None),
+    };
+    let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let good = digits(whole) && digits(fraction) && !(whole.is_empty() && fraction.is_empty());
+    good && exponent.is_none_or(|e| {
+        let e = e.strip_prefix(['-', '+']).unwrap_or(e);
+        !e.is_empty() && digits(e)
+    })
+}
+
+/// Checks that bytes are a text: UTF-8 without NUL. A byte-order mark at its start is dropped.
+///
+/// # Errors
+/// The first byte that is none.
+pub fn decode(bytes: &[u8]) -> Result<&str, Fault> {
+    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
+    if bytes.starts_with(b"\xFF\xFE") || bytes.starts_with(b"\xFE\xFF") {
+        return Err(Fault::new(
+            FaultKind::NotText,
+            0..0,
+            "the file is UTF-16, not UTF-8",
+            "save it as UTF-8 (in Windows' Notepad: Save as, Encoding: UTF-8)",
+        ));
+    }
+    match std::str::from_utf8(bytes) {
+        Ok(text) => match text.find('\0') {
+            Some(i) => Err(Fault::new(
+                FaultKind::NotText,
+                i..i,
+                "the file holds a NUL byte",
+                "it is no text file, or was damaged; write it anew as plain UTF-8 text",
+            )),
+            None => Ok(text),
+        },
+        Err(e) => {
+            let i = e.valid_up_to();
+            Err(Fault::new(
+                FaultKind::NotText,
+                i..i,
+                format!("the byte 0x{:02X} here is not UTF-8", bytes[i]),
+                "save the file as UTF-8; letters like ñ or é were probably written in another encoding",
+            ))
+        }
+    }
+}
+
+/// A list or mapping whose end has not been read yet.
+struct Open {
+    start: usize,
+    /// Of a mapping: its entries so far, and the key whose value is awaited.
+    map: Option<(Vec<(Node, Node)>, Option<Node>)>,
+    seq: Vec<Node>,
+    /// Keys seen, and where.
+    keys: BTreeMap<String, Range<usize>>,
+}
+
+struct Builder<'t> {
+    text: &'t str,
+    faults: Vec<Fault>,
+    stack: Vec<Open>,
+    root: Option<Node>,
+}
+
+/// Faults of one file beyond this number are not told: they come of one mistake.
+const MAX_FAULTS: usize = 100;
+
+/// Reads one document. A tree comes back unless the syntax is broken; then the last fault says where.
+#[must_use]
+pub fn parse(text: &str) -> (Option<Node>, Vec<Fault>) {
+    let mut options = Options::default();
+    options.set_emit_comments(false);
+    options.emit_unresolved_aliases = true;
+    options.flow_nesting_limit = MAX_DEPTH;
+    options.block_nesting_limit = MAX_DEPTH;
+    let mut b = Builder { text, faults: Vec::new(), stack: Vec::new(), root: None };
+    let mut documents = 0;
+    for event in Parser::new_from_str_with_options(text, options) {
+        let (event, span) = match event {
+            Ok(e) => e,
+            Err(e) => {
+                let at = e.marker().byte_offset().unwrap_or(0).min(text.len());
+                b.faults.push(explain(e.kind(), text, at));
+                return (None, b.faults);
+            }
+        };
+        let at = span.byte_range().unwrap_or(0..0);
+        if let Event::DocumentStart(..) = event {
+            documents += 1;
+            if documents > 1 {
+                b.fault(Fault::new(
+                    FaultKind::SeveralDocuments,
+                    at,
+                    "a second document begins here; a file holds one",
+                    "remove the line `---`, or move what follows into a file of its own",
+                ));
+                break;
+            }
+        }
+        if !b.take(event, at) {
+            return (None, b.faults);
+        }
+    }
+    if b.root.as_ref().is_none_or(Node::is_null) && b.faults.is_empty() {
+        b.fault(Fault::new(
+            FaultKind::Empty,
+            0..0,
+            "the file is empty",
+            "write something into it, or remove it",
+        ));
+    }
+    (b.root, b.faults)
+}
+
+impl Builder<'_> {
+    fn fault(&mut self, fault: Fault) {
+        if self.faults.len() < MAX_FAULTS {
+            self.faults.push(fault);
+        }
+    }
+
+    /// Takes one event; `false` ends the reading.
+    fn take(&mut self, event: Event<'_>, at: Range<usize>) -> bool {
+        match event {
+            Event::Alias(_) | Event::UnresolvedAlias(_) => {
+                let shown = crate::yaml::cut(self.text.get(at.clone()).unwrap_or("*"));
+                self.fault(Fault::new(
+                    FaultKind::Unsupported,
+                    at.clone(),
+                    format!("`{shown}` is an alias, which is not supported here"),
+                    "write the value out; if the text itself begins with `*`, put it in quotes",
+                ));
+                self.put(Node { at, kind: Kind::Refused });
+            }
+            Event::Scalar(text, style, anchor, tag) => {
+                let plain = style == ScalarStyle::Plain;
+                let kind = if self.properties(anchor, tag.is_some(), &at) {
+                    Kind::Scalar { text: text.into_owned(), plain }
+                } else {
+                    Kind::Refused
+                };
+                self.put(Node { at, kind });
+            }
+            Event::SequenceStart(_, anchor, tag) => {
+                self.properties(anchor, tag.is_some(), &at);
+                return self.open(at, false);
+            }
+            Event::MappingStart(_, anchor, tag) => {
+                self.properties(anchor, tag.is_some(), &at);
+                return self.open(at, true);
+            }
+            Event::SequenceEnd | Event::MappingEnd => {
+                if let Some(open) = self.stack.pop() {
+                    let (map, seq) = (open.map, open.seq);
+                    let last = match &map {
+                        Some((entries, _)) => entries.last().map(|(k, v)| v.at.end.max(k.at.end)),
+                        None => seq.last().map(|n| n.at.end),
+                    };
+                    // A block ends where the next token begins: its last value is what one sees.
+                    let end = if at.is_empty() { last.unwrap_or(at.end) } else { at.end };
+                    let kind = map.map_or(Kind::Seq(seq), |(entries, _)| Kind::Map(entries));
+                    self.put(Node { at: open.start..end.max(open.start), kind });
+                }
+            }
+            _ => {}
+        }
+        true
+    }
+
+    /// Refuses anchors and tags.
+    fn properties(&mut self, anchor: usize, tag: bool, at: &Range<usize>) -> bool {
+        if anchor != 0 {
+            self.fault(Fault::new(
+                FaultKind::Unsupported,
+                at.clone(),
+                "an anchor (`&name`) is not supported here",
+                "remove it, and write the value out wherever it is needed; `sets:` name lists that several rules use",
+            ));
+        }
+        if tag {
+            self.fault(Fault::new(
+                FaultKind::Unsupported,
+                at.clone(),
+                "a tag (`!name`) is not supported here",
+                "remove it; if the text itself begins with `!`, put it in quotes",
+            ));
+        }
+        !tag
+    }
+
+    fn open(&mut self, at: Range<usize>, map: bool) -> bool {
+        if self.stack.len() >= MAX_DEPTH {
+            self.faults.push(too_deep(at.start));
+            return false;
+        }
+        let map = map.then(|| (Vec::new(), None));
+        self.stack.push(Open { start: at.start, map, seq: Vec::new(), keys: BTreeMap::new() });
+        true
+    }
+
+    fn put(&mut self, node: Node) {
+        let Some(open) = self.stack.last_mut() else {
+            self.root = Some(node);
+            return;
+        };
+        let Some((entries, key)) = &mut open.map else {
+            open.seq.push(node);
+            return;
+        };
+        match key.take() {
+            None => *key = Some(node),
+            Some(k) => {
+                let Some(name) = k.text().filter(|_| !k.is_null()).map(str::to_owned) else {
+                    let at = k.at.clone();
+                    self.fault(Fault::new(
+                        FaultKind::Syntax,
+                        at,
+                        "a key has to be a name",
+                        "write `name: value`; a list or mapping cannot be a key",
+                    ));
+                    return;
+                };
+                if let Some(first) = open.keys.get(&name) {
+                    let also = Some((first.clone(), "first here"));
+                    let message = format!("the key `{}` stands here twice", cut(&name));
+                    let help = Some("keep one of the two".to_owned());
+                    let at = k.at.clone();
+                    self.fault(Fault { kind: FaultKind::DuplicateKey, at, message, help, also });
+                    return;
+                }
+                open.keys.insert(name, k.at.clone());
+                entries.push((k, node));
+            }
+        }
+    }
+}
+
+/// A text short enough for a message, its control characters escaped.
+#[must_use]
+pub fn cut(text: &str) -> String {
+    let mut out = String::new();
+    for (n, c) in text.chars().enumerate() {
+        if n == 60 {
+            out.push('…');
+            break;
+        }
+        if c.is_control() {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+fn too_deep(at: usize) -> Fault {
+    Fault::new(
+        FaultKind::TooDeep,
+        at..at,
+        format!("lists and mappings are nested more than {MAX_DEPTH} deep here"),
+        "no rule needs that; look for a bracket that is never closed",
+    )
+}
+
+/// The parser's verdict in words of a rule's author.
+fn explain(kind: &ErrorKind, text: &str, at: usize) -> Fault {
+    let at = floor(text, at);
+    let here = text[at..].chars().next();
+    let (message, help): (String, &str) = match kind {
+        ErrorKind::RecursionLimitExceeded => return too_deep(at),
+        ErrorKind::TabNotAllowed
+        | ErrorKind::TabInBlockIndentation
+        | ErrorKind::TabInIndentation
+        | ErrorKind::TabInPlainScalar
+        | ErrorKind::TabAtBlockScalarStart => {
+            let tab = text[at..].find('\t').map_or(at, |i| at + i);
+            return Fault::new(
+                FaultKind::Syntax,
+                tab..tab + usize::from(text[tab..].starts_with('\t')),
+                "a tab stands where YAML wants spaces",
+                "indent with spaces; most editors can turn tabs into spaces",
+            );
+        }
+        ErrorKind::UnclosedQuotedScalar
+        | ErrorKind::DocumentIndicatorInQuotedScalar
+        | ErrorKind::InvalidQuotedScalarIndent => {
+            ("a quote is opened here and never closed".into(), "close it with the same quote (\" or ')")
+        }
+        ErrorKind::InvalidTrailingDoubleQuotedScalar | ErrorKind::InvalidTrailingSingleQuotedScalar => (
+            "text follows after a closing quote".into(),
+            "put the whole value in quotes, and a quote within it as \\\" (in \"…\") or '' (in '…')",
+        ),
+        ErrorKind::UnknownQuotedScalarEscape | ErrorKind::InvalidQuotedScalarHexEscape => (
+            "a backslash in double quotes begins an escape that does not exist".into(),
+            "write '…' with single quotes, where a backslash is only a backslash",
+        ),
+        ErrorKind::UnexpectedCharacter { character: c @ ('@' | '`' | '%') } => {
+            (format!("a value cannot begin with `{c}`"), "put the value in quotes")
+        }
+        ErrorKind::UnclosedFlowCollection { open } => (
+            format!("`{open}` is opened here and never closed"),
+            "add the closing bracket; or write the list with `-`, one a line",
+        ),
+        ErrorKind::UnexpectedEofFlowSequence
+        | ErrorKind::UnexpectedEofFlowMapping
+        | ErrorKind::UnexpectedEofImplicitFlowMapping => {
+            ("the file ends within brackets".into(), "close every `[` with `]` and every `{` with `}`")
+        }
+        ErrorKind::MismatchedFlowCollectionEnd { open, close } => {
+            (format!("`{open}` is closed by `{close}`"), "close `[` with `]` and `{` with `}`")
+        }
+        ErrorKind::MisplacedFlowCollectionEnd => {
+            ("a closing bracket without an opening one".into(), "remove it, or put the text in quotes")
+        }
+        ErrorKind::ExpectedFlowSequenceSeparator | ErrorKind::ExpectedFlowMappingSeparator => (
+            "a comma or a closing bracket is missing here".into(),
+            "separate what stands in brackets by commas; a text with `,` `[` `]` `{` `}` `: ` in it needs quotes",
+        ),
+        ErrorKind::MappingValueNotAllowed
+        | ErrorKind::InvalidColonPlacement
+        | ErrorKind::MappingKeyNotAllowed => (
+            "a `:` where no key can stand".into(),
+            "put a text that holds `: ` in quotes; otherwise check that this line begins in the same column as its neighbours",
+        ),
+        ErrorKind::SimpleKeyExpected | ErrorKind::InvalidSimpleKey => (
+            "a key without its `:`".into(),
+            "write `key: value`, with a space after the colon, and keys of one mapping in the same column",
+        ),
+        ErrorKind::ExpectedBlockMappingKey
+        | ErrorKind::InvalidIndentation
+        | ErrorKind::ExpectedBlockSequenceEntry => (
+            "this line does not fit the lines above".into(),
+            "check its indentation: keys of one mapping begin in the same column, and so do the `-` of one list",
+        ),
+        ErrorKind::BlockSequenceEntryNotAllowed
+        | ErrorKind::BlockEntryInFlowCollection
+        | ErrorKind::InvalidBlockEntryWhitespace => (
+            "a `-` where no list can begin".into(),
+            "begin a list on a line of its own; a text that begins with `- ` needs quotes",
+        ),
+        ErrorKind::CommentNotSeparated | ErrorKind::CommentInterceptedScalar => (
+            "a comment breaks into a value here".into(),
+            "put a space before `#`, or quotes around a value that holds it",
+        ),
+        ErrorKind::MissingAnchorOrAliasName => {
+            (format!("a value cannot begin with `{}`", here.unwrap_or('*')), "put the value in quotes")
+        }
+        ErrorKind::DirectiveDisallowed
+        | ErrorKind::MissingDirectiveName
+        | ErrorKind::InvalidDirectiveName
+        | ErrorKind::MissingDocumentEndBeforeDirective
+        | ErrorKind::ExpectedDocumentStart => (
+            "this line is nothing that can stand at the top of the file".into(),
+            "put a value that begins with `%` in quotes; keys at the top begin in the first column",
+        ),
+        ErrorKind::InvalidDocumentEnd => ("text follows after `...`".into(), "remove the line `...`"),
+        ErrorKind::ExpectedNodeContent
+        | ErrorKind::UnexpectedEndOfPlainScalar
+        | ErrorKind::UnexpectedCharacter { .. } => (
+            here.filter(|c| !c.is_whitespace()).map_or_else(
+                || "a value is missing here".into(),
+                |c| format!("a value cannot begin with `{c}`"),
+            ),
+            "put the value in quotes",
+        ),
+        ErrorKind::BomInsideDocument => (
+            "a byte-order mark stands within the text".into(),
+            "remove it; files glued together keep one each",
+        ),
+        _ => (
+            "this is not well-formed YAML".into(),
+            "compare the line with its neighbours: a space after `:`, the same indentation, quotes around odd characters",
+        ),
+    };
+    let end = at + here.filter(|c| *c != '\n' && *c != '\r').map_or(0, char::len_utf8);
+    Fault::new(FaultKind::Syntax, at..end, message, help)
+}
+
+fn floor(text: &str, mut at: usize) -> usize {
+    at = at.min(text.len());
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
+}
