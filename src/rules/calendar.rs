@@ -253,3 +253,6 @@ pub fn by_destination(calendars: &[Calendar], destination: Option<&str>) -> Opti
 pub fn zone_names() -> impl Iterator<Item = &'static str> + Clone {
     chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name())
 }
+
+#[cfg(test)]
+mod tests;

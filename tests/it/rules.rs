@@ -21,5 +21,13 @@ fn the_rules_of_the_design_compile() {
     let (_, first) = rules.rule("cleared_no_domestic_scan").unwrap();
     assert_eq!((first.bodies.len(), first.overrides.len()), (2, 1));
     assert_eq!(first.bodies[1].stages.len(), 1);
-    println!("{rules:#?}");
+}
+
+#[test]
+fn shipped_rules_compile() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("rules");
+    let loaded = compile(&config::read_rules(&dir).unwrap());
+    let shown: String = loaded.problems.iter().map(|p| p.render(false) + "\n").collect();
+    assert!(loaded.problems.is_empty(), "{shown}");
+    assert!(loaded.rules.unwrap().rules.len() >= 11);
 }
