@@ -1,7 +1,7 @@
 //! Calendars with zones, opening hours and holidays (SEMANTICS 6).
 //!
-//! The zones are inside the program: a rule means the same on every host. Everything here is total: instants beyond
-//! what the zone library knows are taken with offset 0, and a calendar that never opens gives a time far away.
+//! The zones are inside the program: a rule means the same on every host. Everything here is total: the plain clock takes
+//! over beyond what a calendar can know, and one that never opens gives a time far away.
 
 use chrono::{DateTime, MappedLocalTime, Offset, TimeZone};
 use chrono_tz::Tz;
@@ -32,6 +32,8 @@ pub struct Calendar {
 const NEVER: i64 = 7_305;
 /// Nor does one count hours over more days than this: about 60 years.
 const FAR: i64 = 21_915;
+/// Instants further than this from 1970 (some 35,000 years) have no calendar.
+const BEYOND: u64 = 1 << 50;
 /// Local times this far apart have at most one change of the clock between them.
 const LATER: i64 = DAY / 2;
 
@@ -58,6 +60,9 @@ impl Calendar {
     #[must_use]
     pub fn add(&self, from: Time, span: Span, back: bool) -> Time {
         let mut at = from.0;
+        if at.unsigned_abs() > BEYOND {
+            return elapsed(from, span, back);
+        }
         if span.business_days > 0 || span.days > 0 {
             let local = at.saturating_add(self.offset(at));
             let (day, time_of_day) = (local.div_euclid(DAY), local.rem_euclid(DAY));
