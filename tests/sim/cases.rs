@@ -151,9 +151,8 @@ impl Book {
 
     /// The newest snapshot that is whole and not ahead of what is recorded.
     pub fn newest(&self) -> Option<Rc<Snapshot>> {
-        let fit = |s: &&Rc<Snapshot>| {
-            s.head.is_some() && !s.rotten && self.recorded.is_some_and(|r| s.at <= r)
-        };
+        let fit =
+            |s: &&Rc<Snapshot>| s.head.is_some() && !s.rotten && self.recorded.is_some_and(|r| s.at <= r);
         self.snapshots.iter().filter(fit).max_by_key(|s| (s.turns, s.at)).cloned()
     }
 

@@ -48,7 +48,11 @@ fn same_changes(run: &Run, partition: usize, ids: &[String]) {
         panic!("p{partition} {key}: never should have been, {changes:#?}");
     }
     for id in ids {
-        assert_eq!(worker.shard.parcel_json(id), shard.parcel_json(id), "p{partition} {id}: the state differs");
+        assert_eq!(
+            worker.shard.parcel_json(id),
+            shard.parcel_json(id),
+            "p{partition} {id}: the state differs"
+        );
     }
     assert_eq!(worker.shard.parcels(), shard.parcels(), "p{partition}: other parcels are kept");
     assert_eq!(worker.shard.remembered(), shard.remembered(), "p{partition}: other ids are remembered");
@@ -72,7 +76,8 @@ fn standing(run: &Run, worker: &Worker, ids: &[String]) {
     let mut cases = Standing::new();
     let episode = |e: Option<Time>| e.map(|t| t.to_string()).unwrap_or_default();
     for c in book.standing.values() {
-        let told = (u64::from(c.stage), c.severity.name().to_owned(), c.due.to_string(), c.anchor.to_string());
+        let told =
+            (u64::from(c.stage), c.severity.name().to_owned(), c.due.to_string(), c.anchor.to_string());
         cases.insert((c.parcel_id.clone(), c.rule.clone(), episode(c.episode)), told);
     }
     let shard = standing_of(&worker.shard, ids);
@@ -82,9 +87,9 @@ fn standing(run: &Run, worker: &Worker, ids: &[String]) {
     }
     // What was lost cannot be told anew; but nothing stands in one place alone, a hand's work apart.
     let by_hand = |k: &(String, String, String)| {
-        book.standing.values().any(|c| {
-            c.by_operator && (&c.parcel_id, &c.rule, &episode(c.episode)) == (&k.0, &k.1, &k.2)
-        })
+        book.standing
+            .values()
+            .any(|c| c.by_operator && (&c.parcel_id, &c.rule, &episode(c.episode)) == (&k.0, &k.1, &k.2))
     };
     let cases: Vec<_> = cases.into_keys().filter(|k| shard.contains_key(k) || !by_hand(k)).collect();
     let shard: Vec<_> = shard.into_keys().collect();

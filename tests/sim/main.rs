@@ -24,12 +24,14 @@ fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
-/// Runs a seed; its trace where it failed.
+/// Runs a seed; where it failed, its trace and what it failed with.
 fn fails(seed: u64, traced: bool) -> Option<Vec<String>> {
     let mut run = Run::new(seed, traced);
-    let outcome = catch_unwind(AssertUnwindSafe(|| run.whole()));
-    let trace = run.trace.0.take().unwrap_or_default();
-    outcome.err().map(|_| trace)
+    let panic = catch_unwind(AssertUnwindSafe(|| run.whole())).err()?;
+    let mut trace = run.trace.0.take().unwrap_or_default();
+    let said = panic.downcast_ref::<String>().cloned();
+    trace.push(said.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default());
+    Some(trace)
 }
 
 #[test]

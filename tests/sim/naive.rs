@@ -45,7 +45,8 @@ pub fn check(world: &World, partition: usize) {
             let known = &told[..i];
             let next = told.get(i).map_or(w, |t| t.append);
             let of = |m| known.iter().filter(move |t| t.milestone == m);
-            let Some(anchor) = of(Milestone::DepartedOriginCountry).min_by_key(|t| (t.event_time, t.append)) else {
+            let Some(anchor) = of(Milestone::DepartedOriginCountry).min_by_key(|t| (t.event_time, t.append))
+            else {
                 continue;
             };
             let arrived = of(Milestone::ArrivedDestinationCountry)

@@ -32,11 +32,6 @@ impl Random {
         self.below(100) < chance
     }
 
-    /// True so often in a thousand.
-    pub fn permille(&mut self, chance: u64) -> bool {
-        self.below(1_000) < chance
-    }
-
     /// One of them.
     pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
         &from[self.below(from.len() as u64) as usize]

@@ -9,6 +9,7 @@ use parcelwatch::source::decode::{FactNames, decode};
 use crate::broker::{Seen, Stored};
 use crate::cases::{Turn, Written};
 use crate::random::Random;
+use crate::run::say;
 use crate::worker::World;
 
 /// How the reference goes through the log: the result must not depend on it.
@@ -108,20 +109,8 @@ pub fn by_exception(written: &[Written]) -> BTreeMap<String, Vec<String>> {
     for w in written {
         let c = &w.change;
         let key = format!("{} {} {}", c.rule, c.parcel_id, c.episode_text());
-        let kind = format!("{:?}", c.kind);
-        let text = format!(
-            "{kind} at {} offset {} stage {} {:?} anchor {} due {} incomplete {} rules {} body {:?} {}",
-            c.at,
-            c.offset,
-            c.stage,
-            c.severity,
-            c.anchor,
-            c.due,
-            c.incomplete,
-            w.rules,
-            c.body,
-            c.evidence.as_deref().unwrap_or("")
-        );
+        let text =
+            format!("{} rules {} body {:?} {}", say(c), w.rules, c.body, c.evidence.as_deref().unwrap_or(""));
         all.entry(key).or_default().push(text);
     }
     all

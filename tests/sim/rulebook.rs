@@ -5,29 +5,20 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use parcelwatch::model::{
-    Decimal, DerivedFact, DerivedTime, Evidence, FactRef, HOUR, MINUTE, Milestone, MilestoneSet, SECOND, Severity,
-    known_fact,
+    Decimal, DerivedFact, DerivedTime, Evidence, FactRef, HOUR, MINUTE, Milestone, MilestoneSet, SECOND,
+    Severity, known_fact,
 };
 use parcelwatch::rules::RuleSet;
 use parcelwatch::rules::ruleset::{
-    Anchor, AnchorSource, Body, CalendarRef, ClassFilter, Comparison, DeclaredFact, Expect, HoldsFilter, Matcher,
-    Rule, Scalar, Span, Stage, Test, Tolerance,
+    Anchor, AnchorSource, Body, CalendarRef, ClassFilter, Comparison, DeclaredFact, Expect, HoldsFilter,
+    Matcher, Rule, Scalar, Span, Stage, Test, Tolerance,
 };
 
 use crate::random::Random;
 
 /// Durations that rules use, so that records can be aimed at their ends.
-pub const DURATIONS: [i64; 9] = [
-    10 * SECOND,
-    MINUTE,
-    2 * MINUTE,
-    5 * MINUTE,
-    10 * MINUTE,
-    30 * MINUTE,
-    HOUR,
-    2 * HOUR,
-    6 * HOUR,
-];
+pub const DURATIONS: [i64; 9] =
+    [10 * SECOND, MINUTE, 2 * MINUTE, 5 * MINUTE, 10 * MINUTE, 30 * MINUTE, HOUR, 2 * HOUR, 6 * HOUR];
 
 /// The rule that every rule set holds unchanged, simple enough to be judged by a dozen lines (`naive`).
 pub const PLAIN: &str = "plain";
@@ -52,7 +43,11 @@ pub struct Rulebook {
 impl Rulebook {
     pub fn new(random: &mut Random) -> Rulebook {
         let sketches = (0..random.within(2, 7)).map(|_| sketch(random)).collect();
-        Rulebook { sketches, plain: Sketch { shape: u64::MAX, seed: random.next() }, declares: random.percent(30) }
+        Rulebook {
+            sketches,
+            plain: Sketch { shape: u64::MAX, seed: random.next() },
+            declares: random.percent(30),
+        }
     }
 
     /// Another version of it.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use parcelwatch::engine::Lifetimes;
-use parcelwatch::model::{DAY, HOUR, MINUTE, SECOND};
+use parcelwatch::model::{Change, DAY, HOUR, MINUTE, SECOND};
 use parcelwatch::rules::RuleSet;
 
 use crate::broker::{Broker, Seen};
@@ -13,7 +13,7 @@ use crate::checks;
 use crate::random::Random;
 use crate::rulebook::Rulebook;
 use crate::stream::{EPOCH, Planned, plan};
-use crate::worker::{World, Worker};
+use crate::worker::{Worker, World};
 
 /// How far any clock may be from the true time: two of them differ by less than the skew allowed for.
 const DRIFT: i64 = 2_400;
@@ -185,7 +185,8 @@ impl Run {
     fn lose_records(&mut self, partition: usize) {
         let p = &mut self.world.broker.partitions[partition];
         let book = &self.world.cases.books[partition];
-        let oldest = book.snapshots.iter().filter(|s| s.head.is_some()).map(|s| s.at.offset).min().unwrap_or(0);
+        let oldest =
+            book.snapshots.iter().filter(|s| s.head.is_some()).map(|s| s.at.offset).min().unwrap_or(0);
         let end = p.log.len() as i64;
         let to = if self.loses { self.random.within(p.start, end) } else { self.random.within(0, oldest) };
         p.start = p.start.max(to);
@@ -298,7 +299,12 @@ impl Run {
         }
         let (after, phase, out) = (worker.place(), worker.phase, worker.out.len());
         if after != before || out != waiting {
-            self.trace.note(|| format!("p{partition} step {step} {phase:?} at {after:?}, {out} wait"));
+            let at = (after.offset, after.watermark);
+            self.trace
+                .note(|| format!("p{partition} step {step} {phase:?} at {} {}, {out} wait", at.0, at.1));
+        }
+        for c in worker.out.iter().skip(waiting) {
+            self.trace.note(|| format!("  {}", say(c)));
         }
     }
 
@@ -329,9 +335,18 @@ impl Run {
         }
         assert!(self.planned.is_empty(), "{} records are left to store", self.planned.len());
         for w in &self.workers {
-            let lag = w.clock(&self.world).0 - w.shard.watermark().0;
+            let lag = w.clock(&self.world).0.saturating_sub(w.shard.watermark().0);
             assert!(w.is_idle(), "p{} is not idle: {:?} {}", w.partition, w.phase, w.out.len());
             assert!(lag <= 5 * SECOND + 1_000, "p{} lags by {lag} ms", w.partition);
         }
     }
+}
+
+/// A change in one line.
+pub fn say(c: &Change) -> String {
+    let episode = c.episode_text();
+    format!(
+        "{:?} {} {} {episode} at {} offset {} stage {} {:?} anchor {} due {} incomplete {}",
+        c.kind, c.rule, c.parcel_id, c.at, c.offset, c.stage, c.severity, c.anchor, c.due, c.incomplete
+    )
 }

@@ -82,7 +82,8 @@ impl Life<'_> {
             self.happens(milestone, t, before);
             before = t;
             if self.random.percent(8) {
-                let what = *self.random.pick(&["return_started", "parcel_incident", "cancelled", "domestic_scan"]);
+                let what =
+                    *self.random.pick(&["return_started", "parcel_incident", "cancelled", "domestic_scan"]);
                 self.happens(what, t + MINUTE, t);
             }
             if self.random.percent(25) {
@@ -149,7 +150,8 @@ impl Life<'_> {
             self.put(when, back);
         }
         if self.random.percent(4) {
-            let rubbish = *self.random.pick(&["", "{", "[1]", "{\"parcel_id\":\"P001\"}", "nonsense \u{1F4A5}"]);
+            let rubbish =
+                *self.random.pick(&["", "{", "[1]", "{\"parcel_id\":\"P001\"}", "nonsense \u{1F4A5}"]);
             self.put(append, rubbish.to_owned());
         }
     }

@@ -21,6 +21,7 @@ use parcelwatch::source::decode::{FactNames, decode};
 
 use crate::broker::{Broker, Fetched, Seen, Stored};
 use crate::cases::{Batch, Cases, Place, Refused, Snapshot, Turn};
+use crate::run::say;
 use crate::snapshots::{Save, parcels_of};
 
 /// How long a certificate is good, and how far clocks may differ, in milliseconds (DESIGN §4.2).
@@ -100,8 +101,7 @@ impl Worker {
             }
             (None, None) => Shard::new(wanted.clone(), lifetimes, keep),
         };
-        let mut goals: VecDeque<_> =
-            book.turns[turns..].iter().map(|(p, t)| (*p, Some(t.clone()))).collect();
+        let mut goals: VecDeque<_> = book.turns[turns..].iter().map(|(p, t)| (*p, Some(t.clone()))).collect();
         goals.extend(book.recorded.map(|p| (p, None)));
         let mut worker = Worker {
             partition,
@@ -149,7 +149,7 @@ impl Worker {
 
     /// Reads up to `max` records where the queue has room.
     pub fn fetch(&mut self, world: &mut World, max: usize) {
-        let until = if self.phase == Phase::Live { i64::MAX } else { self.goals.back().map_or(0, |g| g.0.offset) };
+        let until = if self.phase == Phase::Live { i64::MAX } else { self.last_goal() };
         if self.queue.len() > 64 || self.position >= until {
             return;
         }
@@ -164,6 +164,10 @@ impl Worker {
             }
             Fetched::OutOfRange { .. } => {}
         }
+    }
+
+    fn last_goal(&self) -> i64 {
+        self.goals.iter().map(|g| g.0.offset).max().unwrap_or(0)
     }
 
     fn out_of_range(&mut self, world: &mut World, start: i64, end: i64, until: i64) {
@@ -204,7 +208,8 @@ impl Worker {
 
     /// Folds up to `max` queued records or goes on with an advance, as long as fewer than `limit` changes wait.
     pub fn fold(&mut self, max: usize, limit: usize) {
-        if self.turn.is_some() || self.out.len() >= limit {
+        let replayed = self.phase != Phase::Live && self.goals.is_empty();
+        if self.turn.is_some() || self.out.len() >= limit || replayed {
             return;
         }
         if let Some(to) = self.raising {
@@ -261,8 +266,10 @@ impl Worker {
     /// The broker's answer, if it comes.
     pub fn answer(&mut self, world: &World) {
         let Some((t0, position)) = self.asked.take() else { return };
-        // An end before what was read already is no proof but a log that was cut off.
-        self.certificate = world.broker.end(self.partition).filter(|h| *h >= position).map(|h| (t0, h));
+        // An end before what was read already, or before what is recorded, is no proof but a log that was cut off.
+        let Some(h) = world.broker.end(self.partition) else { return };
+        self.short |= h < self.last_goal();
+        self.certificate = (h >= position).then_some((t0, h));
     }
 
     /// Raises W where a certificate allows it.
@@ -325,7 +332,7 @@ impl Worker {
                 let book = &world.cases.books[self.partition];
                 let standing: Vec<_> = book.standing.values().cloned().collect();
                 self.shard.reconcile(&standing, &mut self.out);
-                assert!(book.lossy || self.out.is_empty(), "reconcile finds {:?}", self.out);
+                assert!(book.lossy || self.out.is_empty(), "reconcile finds {}", say(&self.out[0]));
                 self.phase = Phase::Live;
             }
         }
