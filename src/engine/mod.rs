@@ -197,12 +197,12 @@ impl Shard {
         records.len()
     }
 
-    /// W = max(W, `to`): decides every stage, `until` and farewell that falls before `to`. `false`: `out` holds `limit`
-    /// changes and there is more to decide; call again.
+    /// W = max(W, `to`): decides every stage, `until` and farewell that falls before it. `false`: `out` holds `limit`
+    /// changes and there is more to decide; call again. W is then just past the moment of the last decision, so that
+    /// who folds the same records up to (offset, W) again makes every change that is out (DESIGN §6); what else falls on
+    /// that moment is decided by the next call.
     pub fn advance(&mut self, to: Time, limit: usize, out: &mut Vec<Change>) -> bool {
-        if to <= self.watermark {
-            return true;
-        }
+        let to = to.max(self.watermark);
         while self.agenda.next() < to.0 {
             if out.len() >= limit {
                 return false;
@@ -216,7 +216,7 @@ impl Shard {
                 (slot.look, slot.listed())
             });
             let Some((time, slot)) = due else { break };
-            self.watermark = self.watermark.max(Time(time));
+            self.watermark = self.watermark.max(Time(time).plus(1));
             self.look(slot, time, out);
         }
         self.watermark = to;
@@ -318,10 +318,10 @@ impl Shard {
         if farewell <= time {
             self.forget(slot, &s.parcel, time);
         } else {
+            self.save_before_change(slot);
             if out.len() > first {
                 s.bytes.clear();
                 s.parcel.pack(&mut s.bytes);
-                self.save_before_change(slot);
                 self.table.store(slot, &s.bytes);
             }
             self.list(slot, found.next.min(farewell));

@@ -25,8 +25,10 @@ pub struct StandingCase {
 }
 
 impl Shard {
-    /// Puts new rules in force for all parcels; what that changes has `at` = W.
+    /// Puts new rules in force for all parcels; what that changes has `at` = W. What an advance that stopped at its limit
+    /// left undecided below W is decided first, by the old rules.
     pub fn swap_rules(&mut self, rules: Arc<RuleSet>, out: &mut Vec<Change>) {
+        self.advance(self.watermark, usize::MAX, out);
         let before: Vec<String> = self.program.rules.declared.iter().map(|d| d.name.clone()).collect();
         let old: Vec<_> = self.program.codes.clone();
         self.program = Program::new(rules, &mut self.interner);
