@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use parcelwatch::engine::Shard;
-use parcelwatch::model::Time;
+use parcelwatch::model::{ChangeKind, Time};
 use serde_json::Value;
 
+use crate::cases::Turn;
 use crate::naive;
 use crate::reference::{Pace, by_exception, refold};
 use crate::run::Run;
@@ -26,6 +27,28 @@ pub fn all(run: &mut Run) {
         let slow = run.random.percent(20);
         if slow {
             any_pace(run, partition);
+        }
+    }
+}
+
+/// Notes what this run was made of.
+pub fn count(run: &mut Run) {
+    for book in &run.world.cases.books {
+        run.tally.count("partitions", 1);
+        run.tally.count("lossy partitions", u64::from(book.lossy));
+        for (_, turn) in &book.turns {
+            run.tally.count(if matches!(turn, Turn::Gap(_)) { "gaps" } else { "rules taken" }, 1);
+        }
+        let kept = book.snapshots.iter().filter(|s| s.head.is_some() && !s.rotten).count();
+        run.tally.count("whole snapshots at the end", kept as u64);
+        run.tally.count("torn snapshots at the end", book.snapshots.iter().filter(|s| s.head.is_none()).count() as u64);
+        for w in &book.written {
+            let what = match w.change.kind {
+                ChangeKind::Resolved(r) => r.name(),
+                other => other.name(),
+            };
+            run.tally.count(what, 1);
+            run.tally.count("incomplete", u64::from(w.change.incomplete));
         }
     }
 }

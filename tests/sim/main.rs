@@ -18,35 +18,41 @@ mod worker;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use run::Run;
+use run::{Run, Tally};
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
 /// Runs a seed; where it failed, its trace and what it failed with.
-fn fails(seed: u64, traced: bool) -> Option<Vec<String>> {
+fn run(seed: u64, traced: bool) -> Result<Tally, Vec<String>> {
     let mut run = Run::new(seed, traced);
-    let panic = catch_unwind(AssertUnwindSafe(|| run.whole())).err()?;
+    let Err(panic) = catch_unwind(AssertUnwindSafe(|| run.whole())) else { return Ok(run.tally) };
     let mut trace = run.trace.0.take().unwrap_or_default();
     let said = panic.downcast_ref::<String>().cloned();
     trace.push(said.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default());
-    Some(trace)
+    Err(trace)
 }
 
 #[test]
 fn every_seed_keeps_the_invariants() {
     if let Some(seed) = number("PARCELWATCH_SEED") {
-        if let Some(trace) = fails(seed, true) {
+        if let Err(trace) = run(seed, true) {
             panic!("{}\nseed {seed} fails", trace.join("\n"));
         }
         return;
     }
-    for seed in 0..number("PARCELWATCH_SEEDS").unwrap_or(1_000) {
-        if fails(seed, false).is_some() {
-            let trace = fails(seed, true).unwrap_or_else(|| vec!["it did not fail again".into()]);
-            let tail = &trace[trace.len().saturating_sub(60)..];
-            panic!("{}\nseed {seed} fails; PARCELWATCH_SEED={seed} prints all of it", tail.join("\n"));
+    let seeds = number("PARCELWATCH_SEEDS").unwrap_or(1_000);
+    let mut tally = Tally::default();
+    for seed in 0..seeds {
+        match run(seed, false) {
+            Ok(of_seed) => tally.add(of_seed),
+            Err(_) => {
+                let trace = run(seed, true).err().unwrap_or_else(|| vec!["it did not fail again".into()]);
+                let tail = &trace[trace.len().saturating_sub(60)..];
+                panic!("{}\nseed {seed} fails; PARCELWATCH_SEED={seed} prints all of it", tail.join("\n"));
+            }
         }
     }
+    println!("{tally:#?}");
 }

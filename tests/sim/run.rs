@@ -13,7 +13,7 @@ use crate::checks;
 use crate::random::Random;
 use crate::rulebook::Rulebook;
 use crate::stream::{EPOCH, Planned, plan};
-use crate::worker::{Worker, World};
+use crate::worker::{Phase, Worker, World};
 
 /// How far any clock may be from the true time: two of them differ by less than the skew allowed for.
 const DRIFT: i64 = 2_400;
@@ -29,11 +29,30 @@ pub struct Run {
     wanted: Arc<RuleSet>,
     transaction: Option<(usize, u64)>,
     transactions: u64,
+    /// One in so many draws of a fault is each of them.
+    calmness: u64,
     /// Retention and truncation may take records that nobody has read yet.
     loses: bool,
     /// The workers lived up to here: nothing is stored before it any more.
     lived: i64,
     pub trace: Trace,
+    pub tally: Tally,
+}
+
+/// How often what happened: a simulation in which nothing goes wrong proves nothing.
+#[derive(Default, Debug)]
+pub struct Tally(pub BTreeMap<String, u64>);
+
+impl Tally {
+    pub fn count(&mut self, what: &str, n: u64) {
+        *self.0.entry(what.to_owned()).or_default() += n;
+    }
+
+    pub fn add(&mut self, other: Tally) {
+        for (what, n) in other.0 {
+            self.count(&what, n);
+        }
+    }
 }
 
 /// What happened, kept only where somebody will read it.
@@ -70,7 +89,8 @@ impl Run {
             keep_evidence: random.percent(25),
         };
         Run {
-            loses: random.percent(15),
+            loses: random.percent(12),
+            calmness: *random.pick(&[300, 1_000, 3_000]),
             random,
             world,
             planned: planned.into(),
@@ -82,22 +102,24 @@ impl Run {
             transactions: 0,
             lived: i64::MIN,
             trace: Trace(traced.then(Vec::new)),
+            tally: Tally::default(),
         }
     }
 
     /// Everything, the checks included; panics where one fails.
     pub fn whole(&mut self) {
-        let steps = self.random.within(200, 500);
+        let steps = self.random.within(150, 400);
         for _ in 0..steps {
             self.pass_time();
             self.produce();
             self.fault();
-            for _ in 0..self.random.below(12) {
+            for _ in 0..self.random.below(24) {
                 self.work();
             }
         }
         self.calm();
         checks::all(self);
+        checks::count(self);
         // Then nothing comes any more, and every deadline passes.
         self.world.now += 3 * DAY;
         self.calm();
@@ -143,7 +165,7 @@ impl Run {
         self.lived = self.world.now;
         let partition = self.random.below(self.world.broker.partitions.len() as u64) as usize;
         let now = self.world.now;
-        match self.random.below(300) {
+        match self.random.below(self.calmness) {
             0..=4 => self.world.broker.cut = true,
             5..=24 => self.world.broker.cut = false,
             25..=27 => self.world.cases.full = true,
@@ -229,6 +251,11 @@ impl Run {
     fn crash(&mut self, partition: usize) {
         let all = self.random.percent(30);
         self.trace.note(|| format!("p{partition} crash, all {all}"));
+        for w in self.workers.iter().filter(|w| all || w.partition == partition) {
+            let unwritten = u64::from(!w.out.is_empty());
+            self.tally.count("crashed", 1);
+            self.tally.count("crashed before a commit", unwritten);
+        }
         self.workers.retain(|w| !all && w.partition != partition);
     }
 
@@ -274,7 +301,7 @@ impl Run {
         let i = self.random.below(self.workers.len() as u64) as usize;
         let (random, world, worker) = (&mut self.random, &mut self.world, &mut self.workers[i]);
         let partition = worker.partition;
-        let (before, waiting) = (worker.place(), worker.out.len());
+        let (before, waiting, was) = (worker.place(), worker.out.len(), worker.phase);
         let step = random.below(16);
         match step {
             0 | 1 => worker.fetch(world, random.within(1, 30) as usize),
@@ -285,19 +312,31 @@ impl Run {
             6..=8 => {
                 let max = *random.pick(&[1, 2, 1_000]);
                 if !worker.commit(world, max) {
+                    self.tally.count("fenced", 1);
                     self.trace.note(|| format!("p{partition} an owner finds itself fenced"));
                     self.workers.swap_remove(i);
                     return;
                 }
             }
-            9 => worker.ask(world),
-            10 => worker.answer(world),
-            11 | 12 => worker.raise(world),
+            9 | 10 => {
+                worker.ask(world);
+                if random.percent(60) {
+                    worker.answer(world);
+                }
+            }
+            11 => worker.answer(world),
+            12 => worker.raise(world),
             13 => worker.settle(world),
             14 if random.percent(15) => worker.save_begin(),
             _ => worker.save_step(world, random.within(1, 8) as u32),
         }
         let (after, phase, out) = (worker.place(), worker.phase, worker.out.len());
+        if phase == Phase::Live && was != Phase::Live {
+            self.tally.count(if after.offset > 0 { "restored" } else { "begun" }, 1);
+        }
+        if before.watermark < after.watermark && before.offset == after.offset {
+            self.tally.count("raised by a certificate", u64::from(phase == Phase::Live));
+        }
         if after != before || out != waiting {
             let at = (after.offset, after.watermark);
             self.trace
