@@ -41,7 +41,10 @@ pub fn count(run: &mut Run) {
         }
         let kept = book.snapshots.iter().filter(|s| s.head.is_some() && !s.rotten).count();
         run.tally.count("whole snapshots at the end", kept as u64);
-        run.tally.count("torn snapshots at the end", book.snapshots.iter().filter(|s| s.head.is_none()).count() as u64);
+        run.tally.count(
+            "torn snapshots at the end",
+            book.snapshots.iter().filter(|s| s.head.is_none()).count() as u64,
+        );
         for w in &book.written {
             let what = match w.change.kind {
                 ChangeKind::Resolved(r) => r.name(),

@@ -307,9 +307,9 @@ impl Run {
             0 | 1 => worker.fetch(world, random.within(1, 30) as usize),
             2..=5 => {
                 let limit = *random.pick(&[1, 2, 5, 1_000]);
-                worker.fold(random.within(1, 20) as usize, worker.out.len().max(limit / 2) + limit);
+                worker.fold(world, random.within(1, 20) as usize, worker.out.len().max(limit / 2) + limit);
             }
-            6..=8 => {
+            6 | 7 => {
                 let max = *random.pick(&[1, 2, 1_000]);
                 if !worker.commit(world, max) {
                     self.tally.count("fenced", 1);
@@ -318,17 +318,17 @@ impl Run {
                     return;
                 }
             }
-            9 | 10 => {
+            8 | 9 => {
                 worker.ask(world);
                 if random.percent(60) {
                     worker.answer(world);
                 }
             }
-            11 => worker.answer(world),
-            12 => worker.raise(world),
+            10 => worker.answer(world),
+            11 | 12 => worker.raise(world),
             13 => worker.settle(world),
-            14 if random.percent(15) => worker.save_begin(),
-            _ => worker.save_step(world, random.within(1, 8) as u32),
+            14 if random.percent(30) => worker.save_begin(),
+            _ => worker.save_step(world, *random.pick(&[2, 5, 1_000])),
         }
         let (after, phase, out) = (worker.place(), worker.phase, worker.out.len());
         if phase == Phase::Live && was != Phase::Live {

@@ -207,7 +207,7 @@ impl Worker {
     }
 
     /// Folds up to `max` queued records or goes on with an advance, as long as fewer than `limit` changes wait.
-    pub fn fold(&mut self, max: usize, limit: usize) {
+    pub fn fold(&mut self, world: &World, max: usize, limit: usize) {
         let replayed = self.phase != Phase::Live && self.goals.is_empty();
         if self.turn.is_some() || self.out.len() >= limit || replayed {
             return;
@@ -238,7 +238,11 @@ impl Worker {
         for r in &records[..n] {
             // Only a record before it can have passed this one's append time, never a certificate.
             let by_proof = self.allowed > self.folded_to && r.append < self.allowed;
-            assert!(!by_proof, "a certificate passed {} before it was folded", r.append);
+            assert!(
+                !by_proof || world.cases.books[self.partition].lossy,
+                "a certificate passed {} before it was folded",
+                r.append
+            );
             self.folded_to = self.folded_to.max(r.append);
         }
         self.check_watermark(before, ceiling);
@@ -436,9 +440,9 @@ impl Worker {
         self.answer(world);
         for _ in 0..6 {
             self.fetch(world, 1_000);
-            self.fold(1_000, 10_000);
+            self.fold(world, 1_000, 10_000);
             self.raise(world);
-            self.fold(1_000, 10_000);
+            self.fold(world, 1_000, 10_000);
             assert!(self.commit(world, usize::MAX), "nobody else owns p{}", self.partition);
             self.settle(world);
         }
