@@ -79,7 +79,8 @@ pub enum EmailError {
     Tls(String),
 }
 
-/// The sender of mails, shared by all receivers of this kind.
+/// The sender of mails, shared by all receivers of this kind. To be made, used and dropped within a tokio runtime: its pool of
+/// connections closes them by a task.
 pub struct Email {
     smtp: AsyncSmtpTransport<Tokio1Executor>,
     from: Mailbox,

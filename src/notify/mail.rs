@@ -112,7 +112,9 @@ impl Mail<'_> {
         if with_title {
             more.push(title(e));
         }
-        more.extend([owner(e), ids(e), last(e), expected(e), facts(e)].into_iter().filter(|l| !l.is_empty()));
+        let heard =
+            Some(last(e)).filter(|l| !l.is_empty()).map_or_else(String::new, |l| format!("last: {l}"));
+        more.extend([owner(e), ids(e), heard, expected(e), facts(e)].into_iter().filter(|l| !l.is_empty()));
         if let Some(runbook) = &e.runbook {
             more.push(format!("runbook: {}", one_line(runbook)));
         }

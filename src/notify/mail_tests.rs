@@ -1,1 +1,142 @@
+//! What a mail says, letter by letter.
 
+use super::*;
+
+fn body() -> Body {
+    Body::read(include_str!("mail_sample.json")).unwrap()
+}
+
+fn mail(body: &Body) -> Mail<'_> {
+    let until = Time::parse("2026-10-21T07:10:30Z").unwrap();
+    Mail {
+        body,
+        receiver: "ops_mail",
+        ack: Some(("https://watch.example.org/ack?m=row-1&e=1&s=x".into(), until)),
+    }
+}
+
+#[test]
+fn the_text_says_state_reason_and_each_parcel() {
+    let expected = "\
+OPEN, critical: 12 open, 1 acknowledged, 3 resolved
+Cleared import customs, but the domestic carrier has not scanned it
+lane CN-ES
+New (policy handoff, step 1)
+As of 2026-10-14 07:10 UTC
+
+Acknowledge or resolve (good until 2026-10-21 07:10 UTC):
+https://watch.example.org/ack?m=row-1&e=1&s=x
+
+CRITICAL  P-ES-0001  overdue by 2 h 10 min (due 2026-10-14 05:00 UTC)
+          owner: carrier
+          tracking LX123456789CN (correos), order O-77
+          last: import_customs_cleared at MAD-C1, 2026-10-11 07:10 UTC
+          expected: domestic_scan or delivered
+          destination ES, domestic_carrier correos, lane CN-ES
+          runbook: https://wiki.example.org/handoff
+          https://watch.example.org/parcels/P-ES-0001
+
+WARNING   P-ES-0002  due 2026-10-14 07:10 UTC
+          owner: carrier, acknowledged by Maria
+          expected: domestic_scan
+          lane CN-ES
+
+RESOLVED  P-ES-0003  it happened, late
+          owner: carrier
+          tracking LX3CN
+          last: domestic_scan, 2026-10-14 06:00 UTC
+
+and 9 more that this message does not list
+
+-- 
+parcelwatch, receiver ops_mail
+";
+    let text = mail(&body()).text();
+    assert_eq!(text, expected, "\n{text}");
+}
+
+#[test]
+fn the_html_says_the_same_and_loads_nothing() {
+    let html = mail(&body()).html();
+    for says in [
+        "OPEN, critical: 12 open, 1 acknowledged, 3 resolved",
+        "Cleared import customs, but the domestic carrier has not scanned it",
+        "overdue by 2 h 10 min (due 2026-10-14 05:00 UTC)",
+        "tracking LX123456789CN (correos), order O-77",
+        "acknowledged by Maria",
+        "it happened, late",
+        "and 9 more",
+        "https://watch.example.org/ack?m=row-1&amp;e=1&amp;s=x",
+        "good until 2026-10-21 07:10 UTC",
+        "color-scheme",
+    ] {
+        assert!(html.contains(says), "{says}\nis not in\n{html}");
+    }
+    for never in ["<img", "<script", "src=", "@import", "url("] {
+        assert!(!html.contains(never), "{never} is in\n{html}");
+    }
+}
+
+#[test]
+fn a_parcels_texts_write_no_lines_and_no_markup() {
+    let mut body = body();
+    body.data.exceptions[0].parcel_id = "P\nCRITICAL  P-FAKE <b>".into();
+    body.data.exceptions[0].url = Some("javascript:alert(1)".into());
+    body.data.exceptions[0].runbook = Some("data:text/html,x".into());
+    let (text, html) = (mail(&body).text(), mail(&body).html());
+    assert!(!text.lines().any(|l| l.starts_with("CRITICAL  P-FAKE")), "{text}");
+    assert!(html.contains("P CRITICAL  P-FAKE &lt;b&gt;") && !html.contains("<b>"), "{html}");
+    assert!(!html.contains("href=\"javascript") && !html.contains("href=\"data"), "{html}");
+}
+
+#[test]
+fn titles_that_differ_stand_with_their_parcels() {
+    let mut body = body();
+    body.data.exceptions[1].title = "Nothing heard for days".into();
+    let text = mail(&body).text();
+    assert!(
+        text.contains("WARNING   P-ES-0002  due 2026-10-14 07:10 UTC\n          Nothing heard for days"),
+        "{text}"
+    );
+    assert!(text.starts_with("OPEN, critical: 12 open, 1 acknowledged, 3 resolved\nlane CN-ES\n"), "{text}");
+}
+
+#[test]
+fn headlines_name_every_state() {
+    let headline = |change: fn(&mut Body)| {
+        let mut body = body();
+        change(&mut body);
+        mail(&body).headline()
+    };
+    assert!(headline(|b| b.data.group_state = "acknowledged".into()).starts_with("ACKNOWLEDGED, critical: "));
+    assert!(headline(|b| b.data.group_state = "resolved".into()).starts_with("RESOLVED: 12 open"));
+    assert!(headline(|b| b.kind = "test".into()).starts_with("TEST: "));
+    assert!(headline(|b| b.data.exceptions.clear()).starts_with("OPEN: "));
+}
+
+#[test]
+fn an_empty_body_still_makes_a_mail() {
+    let empty = Body::read("{}").unwrap();
+    let mail = Mail { body: &empty, receiver: "ops", ack: None };
+    assert!(mail.text().starts_with("NOTICE: 0 open"), "{}", mail.text());
+    assert!(mail.html().contains("NOTICE"));
+    let nulls = Body::read(
+        r#"{"type":null,"timestamp":null,"data":{"group":null,"exceptions":[{"parcel_id":null,"last":null}]}}"#,
+    );
+    assert!(Mail { body: &nulls.unwrap(), receiver: "ops", ack: None }.text().contains("INFO"));
+}
+
+#[test]
+fn spans_show_their_two_largest_units() {
+    for (ms, text) in [
+        (0, "0 s"),
+        (59_000, "59 s"),
+        (60_000, "1 min"),
+        (7_830_000, "2 h 10 min"),
+        (86_400_000, "1 d"),
+        (90_000_000, "1 d 1 h"),
+        (86_460_000, "1 d"),
+    ] {
+        assert_eq!(span(ms), text, "{ms}");
+    }
+}
