@@ -93,7 +93,7 @@ pub struct Listed {
     pub last: Option<Last>,
     #[serde(deserialize_with = "nullable")]
     pub facts: BTreeMap<String, Value>,
-    pub url: Option<String>,
+    pub evidence: Option<String>,
 }
 
 /// The parcel's latest milestone.

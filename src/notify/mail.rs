@@ -2,7 +2,8 @@
 //! same bytes.
 //!
 //! The first line says the state, since subjects stay the same over a thread. Every text of a parcel's is held to one line
-//! and escaped: a parcel's id cannot write a line of its own. No remote image, no script; colours for light and dark.
+//! and escaped: a parcel's id cannot write a line of its own. No remote image, no script; colours for light and dark. An
+//! exception's `url` is left out: it names the API, for which the reader of a mail has no token.
 
 use std::fmt::Write as _;
 
@@ -114,12 +115,11 @@ impl Mail<'_> {
         }
         let heard =
             Some(last(e)).filter(|l| !l.is_empty()).map_or_else(String::new, |l| format!("last: {l}"));
-        more.extend([owner(e), ids(e), heard, expected(e), facts(e)].into_iter().filter(|l| !l.is_empty()));
+        more.extend(
+            [owner(e), ids(e), heard, expected(e), facts(e), doubt(e)].into_iter().filter(|l| !l.is_empty()),
+        );
         if let Some(runbook) = &e.runbook {
             more.push(format!("runbook: {}", one_line(runbook)));
-        }
-        if let Some(url) = e.url.as_deref().and_then(web) {
-            more.push(url.to_owned());
         }
         for line in more {
             let _ = writeln!(out, "          {line}");
@@ -197,13 +197,11 @@ fn html_row(e: &Listed, with_title: bool) -> Markup {
         tr {
             td class="pw-cell" style=(CELL) { span style=(badge(e)) { (mark(e)) } }
             td class="pw-cell" style=(CELL) {
-                @match e.url.as_deref().and_then(web) {
-                    Some(url) => { a class="pw-link" href=(url) style="color:#0550ae;font-weight:600" { (one_line(&e.parcel_id)) } },
-                    None => { span style="font-weight:600" { (one_line(&e.parcel_id)) } },
-                }
+                span style="font-weight:600" { (one_line(&e.parcel_id)) }
                 @if with_title { div { (title(e)) } }
                 (small(ids(e)))
                 (small(facts(e)))
+                (small(doubt(e)))
                 @if let Some(runbook) = &e.runbook {
                     @match web(runbook) {
                         Some(url) => { div { a class="pw-link" href=(url) style="color:#0550ae;font-size:13px" { "runbook" } } },
@@ -324,6 +322,16 @@ fn expected(e: &Listed) -> String {
         return String::new();
     }
     format!("expected: {}", e.expected.iter().map(|m| one_line(m)).collect::<Vec<_>>().join(" or "))
+}
+
+/// What is known may not be all there was (DESIGN §4.7).
+fn doubt(e: &Listed) -> String {
+    match e.evidence.as_deref() {
+        Some("incomplete") => {
+            "records were lost while this parcel was on its way: check before acting".to_owned()
+        }
+        _ => String::new(),
+    }
 }
 
 fn facts(e: &Listed) -> String {

@@ -3,3 +3,5 @@
 pub mod clock;
 pub mod dispatcher;
 pub mod escalator;
+pub mod ports;
+pub mod receivers;

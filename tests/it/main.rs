@@ -1,5 +1,6 @@
 //! All integration tests in one program: linked once, and servers that several tests need are started once.
 
+mod delivery;
 mod deploy;
 mod fixtures_test;
 mod parts;

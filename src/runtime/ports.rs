@@ -1,0 +1,178 @@
+//! Cases behind the ports of delivery and HTTP: each of those names its own, so that neither knows the database.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+use tokio::sync::Notify;
+
+use super::clock::WallClock;
+use super::dispatcher::{Outbox, OutboxError, Outcome};
+use crate::cases::{self, Cases, CasesError};
+use crate::http::ports::{
+    Acted, Action, ApiError, CasesApi, Filter, LinkedMessage, Operator, Page, StateFilter,
+};
+use crate::notify::Message;
+
+impl Outbox for Cases {
+    async fn due(
+        &self,
+        receiver: &str,
+        now: i64,
+        limit: u32,
+        lease: i64,
+    ) -> Result<Vec<Message>, OutboxError> {
+        let rows = self.outbox_due(receiver, now, limit, lease).await.map_err(outbox_error)?;
+        Ok(rows.into_iter().map(message).collect())
+    }
+
+    async fn next(&self, receiver: &str) -> Result<Option<i64>, OutboxError> {
+        self.outbox_next(receiver).await.map_err(outbox_error)
+    }
+
+    async fn done(&self, id: &str, now_ms: i64, outcome: Outcome) -> Result<(), OutboxError> {
+        let outcome = match outcome {
+            Outcome::Delivered => cases::Outcome::Delivered,
+            Outcome::Retry { at_ms, reason, detail } => {
+                cases::Outcome::Retry { at_ms, reason: reason.to_owned(), detail }
+            }
+            Outcome::Dead { reason, detail } => cases::Outcome::Dead { reason: reason.to_owned(), detail },
+        };
+        self.outbox_done(id, now_ms, outcome).await.map_err(outbox_error)
+    }
+
+    fn filled(&self) -> Arc<Notify> {
+        self.outbox_filled()
+    }
+}
+
+fn outbox_error(error: CasesError) -> OutboxError {
+    OutboxError(error.to_string())
+}
+
+fn message(row: cases::OutboxRow) -> Message {
+    Message {
+        id: row.id,
+        receiver: row.receiver,
+        integration: row.integration,
+        recipient: row.recipient,
+        kind: row.kind,
+        subject: row.subject,
+        body: row.body,
+        thread: row.thread,
+        attempts: row.attempts,
+        created_ms: row.created_ms,
+        due_ms: row.due_ms,
+    }
+}
+
+/// Cases as the API sees them.
+#[derive(Clone)]
+pub struct Api {
+    /// The database.
+    pub cases: Cases,
+    /// What time it is.
+    pub clock: Arc<dyn WallClock>,
+}
+
+impl CasesApi for Api {
+    fn exceptions<'a>(
+        &'a self,
+        filter: &'a Filter,
+        limit: u32,
+        cursor: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Page, ApiError>> {
+        async move {
+            check_cursor(cursor)?;
+            let filter = cases::Filter {
+                state: match filter.state {
+                    StateFilter::Standing => cases::StateFilter::Standing,
+                    StateFilter::Open => cases::StateFilter::Open,
+                    StateFilter::Acknowledged => cases::StateFilter::Acknowledged,
+                    StateFilter::Resolved => cases::StateFilter::Resolved,
+                    StateFilter::All => cases::StateFilter::All,
+                },
+                rule: filter.rule.clone(),
+                parcel_id: filter.parcel_id.clone(),
+            };
+            let now = self.clock.now_ms();
+            self.cases.exceptions(&filter, limit, cursor, now).await.map(page).map_err(unavailable)
+        }
+        .boxed()
+    }
+
+    fn exception<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Value>, ApiError>> {
+        async move { self.cases.exception(id, self.clock.now_ms()).await.map_err(unavailable) }.boxed()
+    }
+
+    fn notifications<'a>(
+        &'a self,
+        exception_id: Option<&'a str>,
+        limit: u32,
+        cursor: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Page, ApiError>> {
+        async move {
+            check_cursor(cursor)?;
+            self.cases.notifications(exception_id, limit, cursor).await.map(page).map_err(unavailable)
+        }
+        .boxed()
+    }
+
+    fn act<'a>(
+        &'a self,
+        action: Action,
+        id: &'a str,
+        who: &'a Operator,
+    ) -> BoxFuture<'a, Result<Acted, ApiError>> {
+        async move {
+            let (now, remark) = (self.clock.now_ms(), remark(who));
+            let acted = match action {
+                Action::Acknowledge => self.cases.acknowledge(id, &who.by, &remark, now).await,
+                Action::Resolve => self.cases.resolve(id, &who.by, &remark, now).await,
+            };
+            Ok(match acted.map_err(unavailable)? {
+                cases::Acted::Done => Acted::Done,
+                cases::Acted::Already => Acted::Already,
+                cases::Acted::Resolved => Acted::Resolved,
+                cases::Acted::NotFound => Acted::NotFound,
+            })
+        }
+        .boxed()
+    }
+
+    fn message<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<LinkedMessage>, ApiError>> {
+        async move {
+            let row = self.cases.outbox_message(id).await.map_err(unavailable)?;
+            Ok(row.map(|r| LinkedMessage { recipient: r.recipient, subject: r.subject, body: r.body }))
+        }
+        .boxed()
+    }
+}
+
+/// The comment as it is kept: with the right by which somebody acted, for the audit.
+fn remark(who: &Operator) -> String {
+    match (who.comment.as_str(), &who.via) {
+        (comment, None) => comment.to_owned(),
+        ("", Some(via)) => format!("by {via}"),
+        (comment, Some(via)) => format!("{comment} (by {via})"),
+    }
+}
+
+/// Cases take any cursor, and begin at the start where it is none; whoever asks should know that it is none.
+fn check_cursor(cursor: Option<&str>) -> Result<(), ApiError> {
+    match cursor {
+        Some(c) if c.parse::<i64>().is_err() => {
+            Err(ApiError::Invalid("the cursor is not one that a list gave".to_owned()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn page(page: cases::Page) -> Page {
+    Page { items: page.items, next_cursor: page.next_cursor }
+}
+
+fn unavailable(error: CasesError) -> ApiError {
+    ApiError::Unavailable(error.to_string())
+}

@@ -1,0 +1,128 @@
+//! From policies and configuration to what delivers: one route per receiver.
+
+use std::sync::Arc;
+
+use super::dispatcher::Route;
+use crate::notify::Notifier;
+use crate::notify::email::{Email, EmailSettings};
+use crate::notify::webhook::{Webhook, WebhookClient, WebhookSettings};
+use crate::rules::Policies;
+use crate::rules::policies::{ReceiverKind, SecretText};
+
+/// Reads a secret; the error says what is wrong, never what it holds.
+pub type ReadSecret<'a> = &'a dyn Fn(&SecretText) -> Result<String, String>;
+
+/// Makes the routes of all receivers, or says of each that cannot be reached why. To be called within a tokio runtime. Addresses
+/// of mail receivers are not looked at here: each is a row's recipient.
+///
+/// # Errors
+/// Every problem at once, each with its receiver; none holds a secret.
+pub fn routes(
+    policies: &Policies,
+    email: Option<EmailSettings>,
+    webhook: WebhookSettings,
+    read: ReadSecret<'_>,
+) -> Result<Vec<Route>, Vec<String>> {
+    let mut problems = Vec::new();
+    let mut sender: Option<Arc<Email>> = None;
+    let mails = |r: &crate::rules::policies::Receiver| matches!(r.kind, ReceiverKind::Email { .. });
+    if policies.receivers.iter().any(mails) {
+        match email.map(Email::new) {
+            Some(Ok(email)) => sender = Some(Arc::new(email)),
+            Some(Err(error)) => problems.push(error.to_string()),
+            None => problems
+                .push("smtp.url and smtp.from are needed: policies.yaml has receivers by e-mail".to_owned()),
+        }
+    }
+    let client = match WebhookClient::new(webhook) {
+        Ok(client) => client,
+        Err(error) => return Err(vec![error.to_string()]),
+    };
+    let mut routes = Vec::new();
+    for receiver in &policies.receivers {
+        let notifier: Result<Arc<dyn Notifier>, String> = match &receiver.kind {
+            ReceiverKind::Email { .. } => match &sender {
+                Some(email) => Ok(email.clone()),
+                None => continue, // told above, once for all
+            },
+            ReceiverKind::Webhook { url, secret } => {
+                hook(&client, url, secret.as_ref(), read).map(|w| Arc::new(w) as Arc<dyn Notifier>)
+            }
+        };
+        match notifier {
+            Ok(notifier) => {
+                let integration = receiver.kind.integration();
+                routes.push(Route { receiver: receiver.id.clone(), integration, notifier });
+            }
+            Err(problem) => problems.push(format!("receiver {}: {problem}", receiver.id)),
+        }
+    }
+    if problems.is_empty() { Ok(routes) } else { Err(problems) }
+}
+
+fn hook(
+    client: &WebhookClient,
+    url: &SecretText,
+    secret: Option<&SecretText>,
+    read: ReadSecret<'_>,
+) -> Result<Webhook, String> {
+    let url = read(url).map_err(|e| format!("url: {e}"))?;
+    let secret = secret.map(read).transpose().map_err(|e| format!("secret: {e}"))?;
+    Webhook::new(client, &url, secret.as_deref()).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::policies::Receiver;
+
+    fn policies(receivers: &[(&str, ReceiverKind)]) -> Policies {
+        let receiver =
+            |(id, kind): &(&str, ReceiverKind)| Receiver { id: (*id).to_owned(), kind: kind.clone() };
+        Policies { receivers: receivers.iter().map(receiver).collect(), ..Policies::default() }
+    }
+
+    fn webhook(url: &str, secret: Option<SecretText>) -> ReceiverKind {
+        ReceiverKind::Webhook { url: SecretText::Plain(url.to_owned()), secret }
+    }
+
+    fn read(secret: &SecretText) -> Result<String, String> {
+        match secret {
+            SecretText::Plain(text) => Ok(text.clone()),
+            _ => Err("the file is not there".to_owned()),
+        }
+    }
+
+    #[tokio::test]
+    async fn every_receiver_gets_a_route() {
+        let all = policies(&[
+            ("ops_mail", ReceiverKind::Email { to: vec!["ops@example.org".into()] }),
+            ("erp", webhook("https://erp.example.org/hook", None)),
+        ]);
+        let email = Some(EmailSettings::new("smtp://localhost", "watch@example.org"));
+        let routes = routes(&all, email, WebhookSettings::default(), &read).unwrap();
+        let shown: Vec<_> = routes.iter().map(|r| (r.receiver.as_str(), r.integration)).collect();
+        assert_eq!(shown, [("ops_mail", "email"), ("erp", "webhook")]);
+    }
+
+    #[tokio::test]
+    async fn all_problems_come_at_once_and_show_no_secret() {
+        let all = policies(&[
+            ("ops_mail", ReceiverKind::Email { to: vec![] }),
+            ("inside", webhook("http://169.254.169.254/?token=s3cret", None)),
+            ("unread", webhook("https://a.example/", Some(SecretText::Env("X".into())))),
+            ("unsigned", webhook("https://a.example/", Some(SecretText::Plain("hunter2".into())))),
+        ]);
+        let problems = routes(&all, None, WebhookSettings::default(), &read).err().unwrap();
+        let text = problems.join("\n");
+        for says in [
+            "smtp.url",
+            "receiver inside: 169.254.169.254",
+            "receiver unread: secret: ",
+            "receiver unsigned: ",
+        ] {
+            assert!(text.contains(says), "{says} is not in\n{text}");
+        }
+        assert!(!text.contains("s3cret") && !text.contains("hunter2"), "{text}");
+    }
+}
