@@ -63,7 +63,9 @@ pub const LINT: u8 = 3;
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
-        Command::Backtest { rules, events, until, format: Format::Jsonl } => run_backtest(&rules, &events, until),
+        Command::Backtest { rules, events, until, format: Format::Jsonl } => {
+            run_backtest(&rules, &events, until)
+        }
     };
     match done {
         Ok(code) => ExitCode::from(code),

@@ -136,7 +136,7 @@ fn holds(p: &Parcel, out: &mut Vec<Hold>) {
             closed,
             reason: latest_told(since(), |h| h.reason),
             authority: latest_told(since(), |h| h.authority),
-            respond_by: latest_told(since(), |h| h.respond_by),
+            respond_by: latest_told(since(), |h| h.respond_by).flatten(),
         });
     }
 }

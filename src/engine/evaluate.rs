@@ -269,6 +269,10 @@ impl Look<'_> {
                 found.next = found.next.min(expires);
             }
         }
+        if let Some(c) = current {
+            // An episode is judged by the last claim known while it was the present one (SEMANTICS 7.3).
+            p.standing[c].claim = claim;
+        }
         if s.wanted == 0 {
             return;
         }

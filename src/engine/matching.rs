@@ -83,7 +83,7 @@ impl<'a> View<'a> {
         let (p, interner) = (self.parcel, self.interner);
         if number == DOCUMENTS {
             let list: Vec<_> = p.documents.iter().map(|d| Seen::Text(p.text(*d, interner).into())).collect();
-            return (!list.is_empty()).then_some(Seen::List(list));
+            return Some(Seen::List(list));
         }
         let Some(fact) = p.fact(number) else {
             let part = match number {
@@ -189,6 +189,8 @@ fn compares(value: &Seen<'_>, comparison: Comparison, n: Decimal) -> bool {
         Seen::Number(v) | Seen::Money(v) => v.compare(n),
         Seen::Percent(a, b) => a.percent_of_cmp(*b, n),
         Seen::Text(t) => Decimal::parse(t).and_then(|v| v.compare(n)),
+        // An empty list is missing (SEMANTICS 2.1), and comparisons fail on what is missing (4.3).
+        Seen::List(list) if list.is_empty() => None,
         Seen::List(list) => Decimal::whole(list.len() as i64).compare(n),
         Seen::Bool(_) | Seen::Object => None,
     };

@@ -227,7 +227,7 @@ impl Parcel {
             w.id(h.id);
             w.maybe(h.reason, |w, t| w.text(t, &self.own));
             w.maybe(h.authority, |w, t| w.text(t, &self.own));
-            w.maybe(h.respond_by, |w, t| w.time(t.0));
+            w.maybe(h.respond_by, |w, t| w.maybe(t, |w, t| w.time(t.0)));
         }
     }
 
@@ -466,7 +466,7 @@ impl Parcel {
             let (stamp, id) = (r.stamp(), r.id());
             let reason = r.maybe(|r| r.text(&mut self.own));
             let authority = r.maybe(|r| r.text(&mut self.own));
-            let respond_by = r.maybe(|r| Time(r.time()));
+            let respond_by = r.maybe(|r| r.maybe(|r| Time(r.time())));
             self.hold_events.push(HoldEvent { hold, opens, stamp, id, reason, authority, respond_by });
         }
     }

@@ -82,7 +82,8 @@ pub struct HoldEvent {
     pub id: u64,
     pub reason: Option<Text>,
     pub authority: Option<Text>,
-    pub respond_by: Option<Time>,
+    /// `Some(None)` where something was told that is no time.
+    pub respond_by: Option<Option<Time>>,
 }
 
 /// The source's own promise (SEMANTICS 3.9).

@@ -111,10 +111,10 @@ pub struct HoldField<'a> {
     pub id: Option<Cow<'a, str>>,
     /// `null` and `unknown` state nothing.
     pub reason: Option<Cow<'a, str>>,
-    /// Who holds it.
+    /// Who holds it; `null` and `unknown` state nothing.
     pub authority: Option<Cow<'a, str>>,
-    /// By when it wants an answer.
-    pub respond_by: Option<Time>,
+    /// By when it wants an answer; `Some(None)` where something is told that is no time.
+    pub respond_by: Option<Option<Time>>,
 }
 
 /// One record, decoded. Fields of a wrong type count as missing.

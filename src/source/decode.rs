@@ -390,8 +390,8 @@ fn hold(value: Token<'_>) -> Option<HoldField<'_>> {
     each_member(raw, |key, value| match key {
         "id" => hold.id = value.text(),
         "reason" => hold.reason = value.text().filter(|t| t != "unknown"),
-        "authority" => hold.authority = value.text(),
-        "respond_by" => hold.respond_by = value.text().and_then(|t| Time::parse(&t)),
+        "authority" => hold.authority = value.text().filter(|t| t != "unknown"),
+        "respond_by" => hold.respond_by = value.text().filter(|t| t != "unknown").map(|t| Time::parse(&t)),
         _ => {}
     });
     Some(hold)
@@ -508,7 +508,7 @@ mod tests {
         );
         assert_eq!(fact(&e, "raw.code", &declared), Some(&FactValue::Text("XA".into())));
         assert_eq!((e.facility.as_deref(), fact(&e, "location.facility", &[])), (None, None));
-        assert_eq!(e.hold, Some(HoldField::default()));
+        assert_eq!(e.hold, Some(HoldField { respond_by: Some(None), ..HoldField::default() }));
     }
 
     #[test]

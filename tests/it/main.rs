@@ -3,5 +3,8 @@
 mod delivery;
 mod deploy;
 mod fixtures_test;
+mod oracle;
+#[path = "../oracle/mod.rs"]
+mod oracle_impl;
 mod parts;
 mod rules;

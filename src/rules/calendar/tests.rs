@@ -155,7 +155,9 @@ fn a_calendar_that_never_opens_ends() {
 #[test]
 fn the_ends_of_time_do_not_overflow() {
     let c = desk();
-    for from in [Time::MIN, Time(i64::MIN / 2), time("0000-01-01T00:00:00Z"), time("9999-12-31T23:59:59Z"), Time::MAX] {
+    for from in
+        [Time::MIN, Time(i64::MIN / 2), time("0000-01-01T00:00:00Z"), time("9999-12-31T23:59:59Z"), Time::MAX]
+    {
         for by in ["3660bd", "3660d", "87840h", "1bd1d1h"] {
             for back in [false, true] {
                 let _ = c.add(from, span(by), back);
@@ -188,9 +190,9 @@ fn open(c: &Calendar, at: i64) -> bool {
     let day = (at + c.offset(at)).div_euclid(DAY);
     (day - 1..=day + 1).any(|d| {
         c.works(d)
-            && c.windows.iter().any(|(from, to)| {
-                (c.instant(d * DAY + from)..c.instant(d * DAY + to)).contains(&at)
-            })
+            && c.windows
+                .iter()
+                .any(|(from, to)| (c.instant(d * DAY + from)..c.instant(d * DAY + to)).contains(&at))
     })
 }
 
@@ -219,9 +221,28 @@ impl Random {
 /// The walk against the arithmetic, in zones with odd changes of the clock, near those changes.
 #[test]
 fn opening_hours_are_those_of_a_naive_walk() {
-    let zones = ["Europe/Madrid", "America/New_York", "Asia/Beirut", "America/Havana", "Australia/Lord_Howe", "UTC", "Asia/Kathmandu"];
-    let windows = ["00:00-24:00", "09:00-14:00,15:00-18:00", "00:00-02:30,03:00-06:00,22:15-24:00", "02:15-02:45,23:30-24:00"];
-    let changes = ["2026-03-28T12:00:00Z", "2026-10-24T12:00:00Z", "2026-03-07T12:00:00Z", "2026-10-31T12:00:00Z", "2026-10-03T12:00:00Z"];
+    let zones = [
+        "Europe/Madrid",
+        "America/New_York",
+        "Asia/Beirut",
+        "America/Havana",
+        "Australia/Lord_Howe",
+        "UTC",
+        "Asia/Kathmandu",
+    ];
+    let windows = [
+        "00:00-24:00",
+        "09:00-14:00,15:00-18:00",
+        "00:00-02:30,03:00-06:00,22:15-24:00",
+        "02:15-02:45,23:30-24:00",
+    ];
+    let changes = [
+        "2026-03-28T12:00:00Z",
+        "2026-10-24T12:00:00Z",
+        "2026-03-07T12:00:00Z",
+        "2026-10-31T12:00:00Z",
+        "2026-10-03T12:00:00Z",
+    ];
     let mut random = Random(0x9E37_79B9_7F4A_7C15);
     for round in 0..120 {
         let zone = zones[random.below(7) as usize];
@@ -234,7 +255,12 @@ fn opening_hours_are_those_of_a_naive_walk() {
         for back in [false, true] {
             let by = Span { business_days: 0, days: 0, ms: minutes * MINUTE };
             let (got, expected) = (c.add(Time(from), by, back), Time(walk(&c, from, minutes, back)));
-            assert_eq!(got.to_string(), expected.to_string(), "{round}: {zone} {} {minutes}m back {back}", Time(from));
+            assert_eq!(
+                got.to_string(),
+                expected.to_string(),
+                "{round}: {zone} {} {minutes}m back {back}",
+                Time(from)
+            );
         }
     }
 }
