@@ -558,9 +558,11 @@ fn satisfying<'a>(
         let expected = expect.milestones.contains(o.milestone) && at >= from;
         let promised = || {
             claim.is_some_and(|c| {
-                keeps(o.milestone, c.milestone)
-                    && at >= floor(Time(c.stamp.event_time))
-                    && (c.made_by != Some(o.milestone) || at.0 > c.stamp.event_time)
+                let made = Time(c.stamp.event_time);
+                // Where any time counts (SEMANTICS 5.4), that of what made the claim does too.
+                let in_time = tolerance.is_none()
+                    || (at >= floor(made) && (c.made_by != Some(o.milestone) || at > made));
+                keeps(o.milestone, c.milestone) && in_time
             })
         };
         body.evidence.admits(o.class) && (expected || promised())
