@@ -1,6 +1,6 @@
 //! When to look at which parcel next.
 //!
-//! There are no timers: a parcel holds one time, *look next at*. Buckets of a minute list the slots to look at; a slot
+//! There are no timers: a parcel holds one time, *look next at*. Buckets of an hour list the slots to look at; a slot
 //! is listed once, in the bucket of its time or an earlier one (`listed` says which), and a later time costs nothing. A
 //! bucket is opened when the clock reaches its beginning and sorted by the millisecond, so a stage is decided exactly
 //! however coarse the buckets are; an ordered map has no horizon beyond which an entry could be lost.
@@ -8,7 +8,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
-use crate::model::MINUTE;
+use crate::model::HOUR;
 
 /// A parcel's place in its shard's table.
 pub type SlotId = u32;
@@ -24,14 +24,14 @@ pub struct Agenda {
     open: Vec<(i64, SlotId)>,
     /// What came for the open bucket after it was opened.
     late: BinaryHeap<Reverse<(i64, SlotId)>>,
-    /// Buckets before this minute were opened.
+    /// Buckets before this one were opened.
     opened_to: i64,
 }
 
 /// The bucket of a time.
 #[must_use]
-pub fn minute(time: i64) -> i64 {
-    time.div_euclid(MINUTE)
+pub fn bucket_of(time: i64) -> i64 {
+    time.div_euclid(HOUR)
 }
 
 impl Agenda {
@@ -41,7 +41,7 @@ impl Agenda {
         if time == i64::MAX {
             return listed;
         }
-        let bucket = minute(time);
+        let bucket = bucket_of(time);
         if bucket < self.opened_to {
             self.late.push(Reverse((time, slot)));
             return UNLISTED;
@@ -59,7 +59,7 @@ impl Agenda {
     pub fn next(&self) -> i64 {
         let open = self.open.last().map_or(i64::MAX, |e| e.0);
         let late = self.late.peek().map_or(i64::MAX, |e| e.0.0);
-        let bucket = self.buckets.first_key_value().map_or(i64::MAX, |(m, _)| m.saturating_mul(MINUTE));
+        let bucket = self.buckets.first_key_value().map_or(i64::MAX, |(m, _)| m.saturating_mul(HOUR));
         open.min(late).min(bucket)
     }
 
@@ -74,7 +74,7 @@ impl Agenda {
             let open = self.open.last().map_or(i64::MAX, |e| e.0);
             let late = self.late.peek().map_or(i64::MAX, |e| e.0.0);
             let bucket = self.buckets.first_key_value().map(|(m, _)| *m);
-            let begins = bucket.map_or(i64::MAX, |m| m.saturating_mul(MINUTE));
+            let begins = bucket.map_or(i64::MAX, |m| m.saturating_mul(HOUR));
             if open.min(late).min(begins) >= end {
                 return None;
             }
@@ -101,7 +101,7 @@ impl Agenda {
             }
             if time == i64::MAX {
                 slots(slot, Some(UNLISTED));
-            } else if minute(time) <= bucket {
+            } else if bucket_of(time) <= bucket {
                 slots(slot, Some(UNLISTED));
                 self.open.push((time, slot));
             } else {

@@ -3,7 +3,7 @@
 use super::intern::Interner;
 use super::parcel::{HoldEvent, Parcel, Text, Value, index};
 use crate::model::json::{Token, each_element, each_member};
-use crate::model::{DAY, Decimal, DerivedTime, Milestone, MilestoneSet, Time};
+use crate::model::{DAY, Decimal, DerivedTime, Evidence, Milestone, MilestoneSet, Time};
 use crate::rules::ruleset::HoldsFilter;
 
 pub(super) const LANE: u16 = index("lane");
@@ -29,7 +29,7 @@ pub struct Hold {
 }
 
 /// What follows from a parcel; made anew after each record.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub struct Derived {
     /// By the code of the derived time.
     pub times: [Option<Time>; 13],
@@ -38,6 +38,22 @@ pub struct Derived {
     pub holds: Vec<Hold>,
     pub facility_scans: Option<u32>,
     pub last_milestone: Option<Milestone>,
+    /// Index of the first occurrence of each milestone seen, by its code.
+    pub first: [u8; 35],
+}
+
+impl Default for Derived {
+    fn default() -> Derived {
+        Derived {
+            times: [None; 13],
+            seen: MilestoneSet::default(),
+            terminal: false,
+            holds: Vec::new(),
+            facility_scans: None,
+            last_milestone: None,
+            first: [0; 35],
+        }
+    }
 }
 
 impl Derived {
@@ -51,8 +67,6 @@ impl Derived {
     pub fn of(&mut self, p: &Parcel, interner: &Interner) {
         self.times = [None; 13];
         self.holds.clear();
-        self.seen = p.seen();
-        self.terminal = TERMINAL.meets(self.seen);
         self.occurrences(p);
         holds(p, &mut self.holds);
         let mut set = |t: DerivedTime, v: Option<Time>| self.times[t as usize] = v;
@@ -65,35 +79,61 @@ impl Derived {
         set(DerivedTime::GuaranteeStart, start);
         set(DerivedTime::GuaranteeEnd, start.and_then(|s| guarantee_end(p, s, interner)));
         set(DerivedTime::DutyDueBy, time_fact(p, DUTY_DUE_BY, interner));
-        let cleared = fully_cleared(p, self.seen, &self.holds);
-        set(DerivedTime::ImportCustomsFullyCleared, cleared);
+        let cleared = self.fully_cleared(p);
+        self.times[DerivedTime::ImportCustomsFullyCleared as usize] = cleared;
     }
 
+    /// The first occurrence of a milestone.
+    #[must_use]
+    pub fn first_of<'p>(&self, p: &'p Parcel, m: Milestone) -> Option<&'p super::parcel::Occurrence> {
+        if self.seen.contains(m) { p.occurrences.get(usize::from(self.first[m as usize])) } else { None }
+    }
+
+    fn fully_cleared(&self, p: &Parcel) -> Option<Time> {
+        let cleared = self.first_of(p, Milestone::ImportCustomsCleared)?;
+        let mut latest = cleared.stamp.event_time;
+        for h in &self.holds {
+            latest = latest.max(h.closed?);
+        }
+        Some(Time(latest))
+    }
+
+    /// One pass over the occurrences, which are sorted by time.
     fn occurrences(&mut self, p: &Parcel) {
-        let at = |o: &super::parcel::Occurrence| Time(o.stamp.event_time);
-        self.times[DerivedTime::FirstEvent as usize] = p.occurrences.first().map(at);
-        self.times[DerivedTime::LastEvent as usize] = p.occurrences.last().map(at);
-        let scan = p.occurrences.iter().rev().find(|o| o.class == 1);
-        self.times[DerivedTime::LastScan as usize] = scan.map(at);
+        let (mut seen, mut scan) = (0u64, None);
+        // The unbroken run at the facility of the latest (SEMANTICS 3.8).
+        let mut run: Option<(u32, i64, u32)> = None;
+        let mut before = u8::MAX;
+        for (i, o) in p.occurrences.iter().enumerate() {
+            let bit = 1 << o.milestone as u8;
+            if seen & bit == 0 {
+                seen |= bit;
+                self.first[o.milestone as usize] = i as u8;
+            }
+            if o.class == Evidence::PhysicalScan as u8 {
+                scan = Some(Time(o.stamp.event_time));
+            }
+            let rank = o.milestone.rank();
+            match (o.facility, &mut run) {
+                (Some(f), Some((same, _, n))) if f == *same => *n += 1,
+                (Some(f), _) => run = Some((f, o.stamp.event_time, 1)),
+                (None, _) if rank > before => run = None,
+                (None, _) => {}
+            }
+            before = rank;
+        }
+        self.seen = MilestoneSet(seen);
+        self.terminal = TERMINAL.meets(self.seen);
+        self.times[DerivedTime::FirstEvent as usize] =
+            p.occurrences.first().map(|o| Time(o.stamp.event_time));
+        self.times[DerivedTime::LastEvent as usize] = p.occurrences.last().map(|o| Time(o.stamp.event_time));
+        self.times[DerivedTime::LastScan as usize] = scan;
+        self.times[DerivedTime::FacilitySince as usize] = run.map(|(_, since, _)| Time(since));
+        self.facility_scans = run.map(|(_, _, n)| n);
         self.last_milestone = p.occurrences.last().map(|last| {
             let same = p.occurrences.iter().rev().take_while(|o| o.stamp == last.stamp);
             same.map(|o| o.milestone).max_by_key(|m| m.name()).unwrap_or(last.milestone)
         });
-        // The unbroken run at the facility of the latest (SEMANTICS 3.8).
-        let mut run: Option<(u32, Time, u32)> = None;
-        let mut before: Option<u8> = None;
-        for o in &p.occurrences {
-            let rank = o.milestone.rank();
-            match (o.facility, run) {
-                (Some(f), Some((same, since, n))) if f == same => run = Some((same, since, n + 1)),
-                (Some(f), _) => run = Some((f, at(o), 1)),
-                (None, _) if before.is_some_and(|b| rank > b) => run = None,
-                (None, _) => {}
-            }
-            before = Some(rank);
-        }
-        self.times[DerivedTime::FacilitySince as usize] = run.map(|(_, since, _)| since);
-        self.facility_scans = run.map(|(_, _, n)| n);
     }
 }
 
@@ -174,18 +214,6 @@ pub fn admits(filter: &HoldsFilter, hold: &Hold, p: &Parcel, interner: &Interner
         wanted.as_ref().is_none_or(|list| told.is_some_and(|t| list.iter().any(|w| w == t)))
     };
     fits(&filter.reason, Some(reason)) && fits(&filter.authority, hold.authority.map(|t| p.text(t, interner)))
-}
-
-fn fully_cleared(p: &Parcel, seen: MilestoneSet, holds: &[Hold]) -> Option<Time> {
-    if !seen.contains(Milestone::ImportCustomsCleared) {
-        return None;
-    }
-    let cleared = p.occurrences.iter().find(|o| o.milestone == Milestone::ImportCustomsCleared)?;
-    let mut latest = cleared.stamp.event_time;
-    for h in holds {
-        latest = latest.max(h.closed?);
-    }
-    Some(Time(latest))
 }
 
 fn time_fact(p: &Parcel, number: u16, interner: &Interner) -> Option<Time> {

@@ -328,7 +328,7 @@ impl Look<'_> {
         let left_behind = s.episode != episode;
         let claim = if left_behind { s.claim } else { p.claim };
         let own_anchor = if left_behind { s.anchor } else { anchor.map_or(s.anchor, |a| a.time) };
-        let resolution = match satisfying(view, rule, body, s.anchor, claim).max() {
+        let resolution = match satisfied(view, rule, body, s.anchor, claim, false) {
             Some(latest) if latest > s.due => Resolution::SatisfiedLate,
             Some(_) => Resolution::LateEvidence,
             None if self.swapped => Resolution::RuleChanged,
@@ -392,7 +392,7 @@ impl Look<'_> {
     fn live(&self, view: View<'_>, rule: &Rule, body: &Body, a: Anchored) -> bool {
         (rule.after_terminal || !view.derived.terminal)
             && rule.until.is_none_or(|u| a.time.plus(u).0 >= self.x)
-            && satisfying(view, rule, body, a.time, view.parcel.claim).next().is_none()
+            && satisfied(view, rule, body, a.time, view.parcel.claim, true).is_none()
             && view.holds_for(&rule.scope)
             && conditions_hold(view, body)
     }
@@ -521,54 +521,65 @@ fn anchor(view: View<'_>, rule: &Rule, code: Code) -> Option<Anchored> {
 
 /// The first or last occurrence of a milestone; at equal event time the one appended first.
 fn occurrence(view: View<'_>, milestone: Milestone, last: bool) -> Option<Anchored> {
-    if !view.derived.seen.contains(milestone) {
-        return None;
+    let mut picked: &Occurrence = view.derived.first_of(view.parcel, milestone)?;
+    if last {
+        for o in view.parcel.occurrences.iter().filter(|o| o.milestone == milestone) {
+            if o.stamp.event_time > picked.stamp.event_time {
+                picked = o;
+            }
+        }
     }
-    let all = || view.parcel.occurrences.iter().filter(|o| o.milestone == milestone);
-    let picked: &Occurrence = if last {
-        let latest = all().next_back()?.stamp.event_time;
-        all().find(|o| o.stamp.event_time == latest)?
-    } else {
-        all().next()?
-    };
     let origin = Origin { append: picked.stamp.append, zone_assumed: picked.zone_assumed };
     Some(Anchored { time: Time(picked.stamp.event_time), origin })
 }
 
-/// The times of what satisfies, the latest event time first, then derived times (SEMANTICS 3.9, 5.4, 5.10).
-fn satisfying<'a>(
-    view: View<'a>,
+/// The time of the latest that satisfies, or of the first found where any will do; `None` where nothing satisfies
+/// (SEMANTICS 3.9, 5.4, 5.10).
+fn satisfied(
+    view: View<'_>,
     rule: &Rule,
-    body: &'a Body,
+    body: &Body,
     anchor: Time,
     claim: Option<Claim>,
-) -> impl Iterator<Item = Time> + 'a {
+    any: bool,
+) -> Option<Time> {
     let expect = &body.expect;
     let tolerance = match body.tolerance {
         Tolerance::Ms(ms) if !rule.anchor.before => Some(ms),
         _ => None,
     };
-    let floor = move |from: Time| tolerance.map_or(Time::MIN, |ms| from.minus(ms));
+    let floor = |from: Time| tolerance.map_or(Time::MIN, |ms| from.minus(ms));
     let claim = claim.filter(|_| expect.next_expected);
-    let possible = expect.milestones.meets(view.derived.seen) || claim.is_some();
     let from = floor(anchor);
-    let occurrences = if possible { view.parcel.occurrences.as_slice() } else { &[] };
-    let happened = occurrences.iter().rev().filter(move |o| {
-        let at = Time(o.stamp.event_time);
-        let expected = expect.milestones.contains(o.milestone) && at >= from;
-        let promised = || {
-            claim.is_some_and(|c| {
-                let made = Time(c.stamp.event_time);
-                // Where any time counts (SEMANTICS 5.4), that of what made the claim does too.
-                let in_time = tolerance.is_none()
-                    || (at >= floor(made) && (c.made_by != Some(o.milestone) || at > made));
-                keeps(o.milestone, c.milestone) && in_time
-            })
-        };
-        body.evidence.admits(o.class) && (expected || promised())
-    });
-    let derived = expect.derived.iter().filter_map(move |t| derived_time(view, *t).filter(|v| *v >= from));
-    happened.map(|o| Time(o.stamp.event_time)).chain(derived)
+    let mut latest = None;
+    if expect.milestones.meets(view.derived.seen) || claim.is_some() {
+        for o in view.parcel.occurrences.iter().rev() {
+            let at = Time(o.stamp.event_time);
+            if at < from && claim.is_none() {
+                break;
+            }
+            let expected = expect.milestones.contains(o.milestone) && at >= from;
+            let promised = || {
+                claim.is_some_and(|c| {
+                    let made = Time(c.stamp.event_time);
+                    // Where any time counts (SEMANTICS 5.4), that of what made the claim does too.
+                    let later = c.made_by != Some(o.milestone) || at > made;
+                    keeps(o.milestone, c.milestone) && (tolerance.is_none() || (at >= floor(made) && later))
+                })
+            };
+            if body.evidence.admits(o.class) && (expected || promised()) {
+                latest = latest.max(Some(at));
+                // They come latest first.
+                break;
+            }
+        }
+    }
+    if latest.is_none() || !any {
+        for t in &expect.derived {
+            latest = latest.max(derived_time(view, *t).filter(|v| *v >= from));
+        }
+    }
+    latest
 }
 
 /// Whether a milestone keeps the promise of another: it, or one of higher rank that stands for progress.

@@ -210,30 +210,35 @@ fn globs(value: &Seen<'_>, pattern: &str) -> bool {
     }
 }
 
-/// Whether `pattern` matches the whole text: `*` any run, `?` one character. Linear in memory, at most pattern × text in
-/// time: on a mismatch only the last star is tried again.
+/// Whether `pattern` matches the whole text: `*` any run, `?` one character. No memory, and at most pattern × text steps:
+/// on a mismatch only the last star is tried again.
 fn glob(pattern: &str, text: &str) -> bool {
-    let (p, t): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
-    let (mut i, mut j, mut star) = (0, 0, None);
-    while j < t.len() {
-        match p.get(i) {
-            Some('*') => {
-                star = Some((i, j));
-                i += 1;
+    let (mut p, mut t) = (pattern, text);
+    // Behind the last star, and the text that it is tried on next.
+    let mut star: Option<(&str, &str)> = None;
+    loop {
+        let (wanted, found) = (p.chars().next(), t.chars().next());
+        match (wanted, found) {
+            (Some('*'), _) => {
+                p = &p[1..];
+                star = Some((p, t));
             }
-            Some(c) if *c == '?' || *c == t[j] => {
-                i += 1;
-                j += 1;
+            (None, None) => return true,
+            (Some(w), Some(f)) if w == '?' || w == f => {
+                p = &p[w.len_utf8()..];
+                t = &t[f.len_utf8()..];
             }
             _ => {
-                let Some((s, from)) = star else { return false };
-                star = Some((s, from + 1));
-                i = s + 1;
-                j = from + 1;
+                let Some((after, tried)) = star else { return false };
+                let mut rest = tried.chars();
+                if rest.next().is_none() {
+                    return false;
+                }
+                star = Some((after, rest.as_str()));
+                (p, t) = (after, rest.as_str());
             }
         }
     }
-    p[i..].iter().all(|c| *c == '*')
 }
 
 #[cfg(test)]

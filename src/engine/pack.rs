@@ -34,11 +34,19 @@ impl Writer<'_> {
 
     #[inline]
     fn number(&mut self, mut n: u64) {
+        if n < 0x80 {
+            self.out.push(n as u8);
+            return;
+        }
+        let mut bytes = [0; 10];
+        let mut len = 0;
         while n >= 0x80 {
-            self.out.push(n as u8 | 0x80);
+            bytes[len] = n as u8 | 0x80;
+            len += 1;
             n >>= 7;
         }
-        self.out.push(n as u8);
+        bytes[len] = n as u8;
+        self.out.extend_from_slice(&bytes[..=len]);
     }
 
     #[inline]
@@ -80,6 +88,7 @@ impl Writer<'_> {
 impl Parcel {
     /// Appends the parcel's bytes to `out`. They begin with the id: its length, then its bytes.
     pub fn pack(&self, out: &mut Vec<u8>) {
+        out.reserve(1_024);
         let mut w = Writer { out, base: self.last_append };
         w.number(self.id.len() as u64);
         w.out.extend_from_slice(self.id.as_bytes());
@@ -273,24 +282,26 @@ fn pack_claim(w: &mut Writer<'_>, c: Claim) {
 /// missing reads as zero, so that no bytes can make it fail.
 struct Reader<'a> {
     bytes: &'a [u8],
+    at: usize,
     base: i64,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
     #[inline]
     fn byte(&mut self) -> u8 {
-        match self.bytes.split_first() {
-            Some((b, rest)) => {
-                self.bytes = rest;
-                *b
-            }
-            None => 0,
-        }
+        let b = self.bytes.get(self.at).copied().unwrap_or(0);
+        self.at += 1;
+        b
     }
 
     #[inline]
     fn number(&mut self) -> u64 {
-        let (mut n, mut shift) = (0u64, 0);
+        let first = self.byte();
+        if first < 0x80 { u64::from(first) } else { self.long_number(first) }
+    }
+
+    fn long_number(&mut self, first: u8) -> u64 {
+        let (mut n, mut shift) = (u64::from(first & 0x7f), 7);
         loop {
             let b = self.byte();
             n |= u64::from(b & 0x7f) << shift;
@@ -317,9 +328,11 @@ impl Reader<'_> {
         Stamp { event_time, append: event_time.wrapping_add(self.signed()) }
     }
 
-    fn take(&mut self, n: usize) -> &[u8] {
-        let (taken, rest) = self.bytes.split_at(n.min(self.bytes.len()));
-        self.bytes = rest;
+    #[inline]
+    fn take(&mut self, n: usize) -> &'a [u8] {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let taken = &rest[..n.min(rest.len())];
+        self.at += taken.len();
         taken
     }
 
@@ -347,7 +360,8 @@ impl Reader<'_> {
 
     /// A count, bounded by the bytes that are left.
     fn count(&mut self) -> usize {
-        (self.number() as usize).min(self.bytes.len())
+        let n = self.number() as usize;
+        n.min(self.bytes.len().saturating_sub(self.at))
     }
 }
 
@@ -355,17 +369,16 @@ impl Reader<'_> {
 #[inline]
 #[must_use]
 pub fn packed_id(bytes: &[u8]) -> &[u8] {
-    let mut r = Reader { bytes, base: 0 };
+    let mut r = Reader { bytes, at: 0, base: 0 };
     let n = r.number() as usize;
-    let rest = r.bytes;
-    &rest[..n.min(rest.len())]
+    r.take(n)
 }
 
 impl Parcel {
     /// Makes this the parcel of these bytes.
     pub fn unpack(&mut self, bytes: &[u8]) {
         self.clear();
-        let mut r = Reader { bytes, base: 0 };
+        let mut r = Reader { bytes, at: 0, base: 0 };
         let n = r.count();
         self.id.push_str(std::str::from_utf8(r.take(n)).unwrap_or_default());
         let flags = r.byte();

@@ -8,9 +8,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
 use super::intern::{Code, Interner};
 use crate::model::json::{Reader, Token, each_element, each_member};
-use crate::model::{
-    Control, Event, FactValue, KNOWN_FACTS, MINUTE, Milestone, MilestoneSet, Time, ZoneProvenance,
-};
+use crate::model::{Control, Event, FactValue, KNOWN_FACTS, MINUTE, Milestone, Time, ZoneProvenance};
 
 /// Bounds of SEMANTICS 3.1.
 pub const MAX_OCCURRENCES: usize = 64;
@@ -274,12 +272,6 @@ impl Parcel {
     #[must_use]
     pub fn fact(&self, number: u16) -> Option<&Fact> {
         self.facts.binary_search_by_key(&number, |f| f.number).ok().map(|i| &self.facts[i])
-    }
-
-    /// Milestones that occurred.
-    #[must_use]
-    pub fn seen(&self) -> MilestoneSet {
-        self.occurrences.iter().fold(MilestoneSet::default(), |s, o| s.union(MilestoneSet::of(o.milestone)))
     }
 
     fn remembers(&self, id: u64) -> bool {

@@ -17,7 +17,7 @@ pub struct Slot {
     pub look: i64,
     /// Upper half of the id's hash.
     hash: u32,
-    /// The agenda's bucket it is listed in, in minutes.
+    /// The agenda's bucket it is listed in.
     listed: i32,
 }
 
@@ -28,7 +28,7 @@ impl Slot {
         if self.listed == i32::MAX { UNLISTED } else { i64::from(self.listed) }
     }
 
-    /// Notes the bucket it is listed in. Minutes beyond the year 6000 count as unlisted: they are listed again.
+    /// Notes the bucket it is listed in. One that does not fit counts as unlisted: it is listed again.
     pub fn set_listed(&mut self, bucket: i64) {
         self.listed = i32::try_from(bucket).unwrap_or(i32::MAX);
     }

@@ -42,14 +42,16 @@ pub struct Reader<'a> {
     text: &'a str,
     bytes: &'a [u8],
     at: usize,
-    /// The deepest nesting of a value read so far, itself counted.
+    /// The deepest nesting read so far, counted from where reading began.
     pub deepest: usize,
+    /// Objects entered by [`Reader::enter_object`].
+    depth: usize,
 }
 
 impl<'a> Reader<'a> {
     /// Starts at the front.
     pub fn new(text: &'a str) -> Reader<'a> {
-        Reader { text, bytes: text.as_bytes(), at: 0, deepest: 0 }
+        Reader { text, bytes: text.as_bytes(), at: 0, deepest: 0, depth: 0 }
     }
 
     #[inline]
@@ -76,6 +78,26 @@ impl<'a> Reader<'a> {
     pub fn enter(&mut self, open: u8) -> bool {
         self.space();
         self.take(open)
+    }
+
+    /// Enters the object that the next value is: where it starts. `None` where it is something else.
+    #[inline]
+    pub fn enter_object(&mut self) -> Option<usize> {
+        self.space();
+        let start = self.at;
+        if !self.take(b'{') {
+            return None;
+        }
+        self.depth += 1;
+        self.deepest = self.deepest.max(self.depth);
+        Some(start)
+    }
+
+    /// Leaves an object entered, whose last key was read: its text from `start` on.
+    #[inline]
+    pub fn leave_object(&mut self, start: usize) -> &'a str {
+        self.depth -= 1;
+        &self.text[start..self.at]
     }
 
     /// The next key of an object entered, `None` at its end. `first` says whether no key was read yet.
@@ -182,7 +204,7 @@ impl<'a> Reader<'a> {
         let start = self.at;
         let mut escaped = false;
         loop {
-            self.at += plain_run(&self.bytes[self.at..]);
+            self.at = plain_to(self.bytes, self.at);
             match self.bytes.get(self.at) {
                 Some(b'"') => {
                     let token = Token::Text(&self.text[start..self.at], escaped);
@@ -235,7 +257,7 @@ impl<'a> Reader<'a> {
             match self.bytes.get(self.at) {
                 Some(b'{') => {
                     self.at += 1;
-                    self.deepest = self.deepest.max(open.push(true));
+                    self.deepest = self.deepest.max(self.depth + open.push(true));
                     self.space();
                     if !self.take(b'}') {
                         self.member_key()?;
@@ -245,7 +267,7 @@ impl<'a> Reader<'a> {
                 }
                 Some(b'[') => {
                     self.at += 1;
-                    self.deepest = self.deepest.max(open.push(false));
+                    self.deepest = self.deepest.max(self.depth + open.push(false));
                     self.space();
                     if !self.take(b']') {
                         continue;
@@ -352,25 +374,31 @@ impl Nesting {
     }
 }
 
-/// How many bytes from the front are neither a quote, a backslash nor a control character: eight at a time.
+/// Where from `at` on the first byte is a quote, a backslash or a control character: eight bytes at a time.
 #[inline]
-fn plain_run(bytes: &[u8]) -> usize {
+fn plain_to(bytes: &[u8], mut at: usize) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x8080_8080_8080_8080;
-    let mut n = 0;
-    for chunk in bytes.chunks_exact(8) {
+    while let Some(chunk) = bytes.get(at..at + 8) {
         let word = u64::from_le_bytes(chunk.try_into().unwrap_or_default());
-        let zero_in = |x: u64| x.wrapping_sub(ONES) & !x;
-        let quote = zero_in(word ^ (ONES * u64::from(b'"')));
-        let slash = zero_in(word ^ (ONES * u64::from(b'\\')));
-        let control = word.wrapping_sub(ONES * 0x20) & !word;
-        let found = (quote | slash | control) & HIGH;
+        let quote = word ^ (ONES * b'"' as u64);
+        let slash = word ^ (ONES * b'\\' as u64);
+        let found = ((quote.wrapping_sub(ONES) & !quote)
+            | (slash.wrapping_sub(ONES) & !slash)
+            | (word.wrapping_sub(ONES * 0x20) & !word))
+            & HIGH;
         if found != 0 {
-            return n + (found.trailing_zeros() / 8) as usize;
+            return at + (found.trailing_zeros() / 8) as usize;
         }
-        n += 8;
+        at += 8;
     }
-    bytes[n..].iter().position(|b| *b == b'"' || *b == b'\\' || *b < 0x20).map_or(bytes.len(), |i| n + i)
+    while let Some(b) = bytes.get(at) {
+        if *b == b'"' || *b == b'\\' || *b < 0x20 {
+            break;
+        }
+        at += 1;
+    }
+    at
 }
 
 /// A checked string without its escapes.

@@ -233,14 +233,59 @@ impl<'a> Raw<'a> {
                 Token::Text(name, false) => names.top.get(name),
                 other => other.text().and_then(|name| names.top.get(&name)),
             };
-            let value = r.value()?;
-            let Some((_, field)) = found else { continue };
+            let Some((_, field)) = found else {
+                r.value()?;
+                continue;
+            };
             let bit = 1u128.checked_shl(field.order).unwrap_or(0);
             if seen & bit != 0 || bit == 0 {
                 self.forget(field);
             }
             seen |= bit;
+            match &field.inside {
+                Some(table) => self.place_or_source(r, field, table)?,
+                None => {
+                    let value = r.value()?;
+                    self.field(field, value);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A field whose object is looked into: read once, member by member.
+    fn place_or_source(&mut self, r: &mut Reader<'a>, field: &Field, table: &Table) -> Result<(), NotJson> {
+        let Some(start) = r.enter_object() else {
+            let value = r.value()?;
             self.field(field, value);
+            return Ok(());
+        };
+        let is_place = field.special == Some(Special::Location);
+        let mut seen = 0u128;
+        let mut first = true;
+        while let Some(key) = r.key(first)? {
+            first = false;
+            let value = r.value()?;
+            let name = key.text().unwrap_or_default();
+            let Some((_, inner)) = table.get(&name) else { continue };
+            let bit = 1u128.checked_shl(inner.order).unwrap_or(0);
+            if seen & bit != 0 || bit == 0 {
+                self.forget(inner);
+            }
+            seen |= bit;
+            self.field(inner, value);
+            if is_place && name == "facility" {
+                self.facility = value.text().filter(|t| t != "unknown");
+            }
+        }
+        let raw = r.leave_object(start);
+        match field.special {
+            Some(Special::Location) => self.location = Some(raw),
+            Some(special) => self.special(special, Token::Object(raw)),
+            None => {}
+        }
+        if let Some(number) = field.fact {
+            self.facts.push((number, FactValue::Json(raw)));
         }
         Ok(())
     }
@@ -298,21 +343,10 @@ impl<'a> Raw<'a> {
             }
             Special::EventId => self.event_id = value.text(),
             Special::IsTest => self.is_test = value == Token::Bool(true),
-            Special::Location => self.place(value),
+            // Only what is no object comes here.
+            Special::Location => (self.location, self.facility) = (None, None),
             Special::Hold => self.hold = hold(value),
             Special::Retracts => self.retracts = texts(value),
-        }
-    }
-
-    fn place(&mut self, value: Token<'a>) {
-        (self.location, self.facility) = (None, None);
-        if let Token::Object(raw) = value {
-            self.location = Some(raw);
-            each_member(raw, |key, value| {
-                if key == "facility" {
-                    self.facility = value.text().filter(|t| t != "unknown");
-                }
-            });
         }
     }
 
