@@ -252,7 +252,7 @@ async fn decide(
         let case = draft.cases.entry(entry.exception_id.clone()).or_insert_with(|| {
             number += 1;
             draft.names.insert((number - 1, entry.name.clone()));
-            fold::first(&told, number - 1)
+            fold::first(&told, number - 1, &entry.exception_id)
         });
         let effect = fold::fold(case, &told);
         address(case, entry, batch, effect, &mut draft.groups);
@@ -440,7 +440,8 @@ fn change_name(change: &Change, rules_hash: &str) -> String {
 
 /// Lower-case hexadecimal digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    let digit = |n: u8| char::from(b"0123456789abcdef"[usize::from(n)]);
+    bytes.iter().flat_map(|b| [digit(b >> 4), digit(b & 15)]).collect()
 }
 
 /// What a rule's body and its policy say in words; its number is yet to be given.

@@ -20,11 +20,11 @@ pub(super) struct Told<'a> {
 }
 
 /// The row that a first change begins with; it is folded into it like any other.
-pub(super) fn first(told: &Told<'_>, number: i64) -> Case {
+pub(super) fn first(told: &Told<'_>, number: i64, exception_id: &str) -> Case {
     let change = told.change;
     Case {
         number,
-        exception_id: change.exception_id(),
+        exception_id: exception_id.to_owned(),
         rule: change.rule.to_string(),
         parcel_id: change.parcel_id.to_string(),
         episode: change.episode_text(),

@@ -137,10 +137,12 @@ impl Cases {
                 }
                 query.execute(&mut *tx).await?;
             }
-            sqlx::query("DELETE FROM rejected_records WHERE seq <= $1")
-                .bind(seq - 1 - Cases::MAX_REJECTED)
-                .execute(&mut *tx)
-                .await
+            sqlx::query(
+                "DELETE FROM rejected_records WHERE seq <= (SELECT MAX(seq) FROM rejected_records) - $1",
+            )
+            .bind(Cases::MAX_REJECTED)
+            .execute(&mut *tx)
+            .await
         }
         .await
         .map_err(|e| self.failed(e))?;

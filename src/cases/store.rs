@@ -44,11 +44,13 @@ pub struct Options {
     pub busy_timeout: Duration,
     /// SQLite's `max_page_count`: a full disk for tests.
     pub max_page_count: Option<u32>,
+    /// Whether a commit waits for the disk (`synchronous=FULL`). Only tests that cut no power do without.
+    pub durable: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { busy_timeout: Duration::from_secs(5), max_page_count: None }
+        Options { busy_timeout: Duration::from_secs(5), max_page_count: None, durable: true }
     }
 }
 
@@ -79,7 +81,7 @@ impl Cases {
             .filename(path)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
+            .synchronous(if options.durable { SqliteSynchronous::Full } else { SqliteSynchronous::Off })
             .busy_timeout(options.busy_timeout)
             // 64 MiB of pages, and as much of log between checkpoints: indexes of a million exceptions are written
             // all over, and a page that many transactions touch goes back to the file once.

@@ -2,7 +2,7 @@
 //! the exception as it stands, its ladder and the policies of the moment (DESIGN §7): history does not matter.
 
 use super::{Case, NEVER, State, Unsent, Why};
-use crate::model::Severity;
+use crate::model::{SECOND, Severity};
 use crate::rules::policies::{Policy, Step};
 
 /// What an exception has to say now.
@@ -103,7 +103,10 @@ fn ack_end(case: &Case, policy: &Policy) -> Option<i64> {
 
 fn reminder_ms(case: &Case, policy: &Policy) -> i64 {
     match policy.repeat_every {
-        Some(every) if case.ladder.told => case.ladder.told_ms.saturating_add(every),
+        // A ladder that began anew reminds from there; a second at least, so that a flush leaves nothing due.
+        Some(every) if case.ladder.told => {
+            case.ladder.told_ms.max(case.ladder.start_ms).saturating_add(every.max(SECOND))
+        }
         _ => NEVER,
     }
 }

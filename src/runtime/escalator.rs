@@ -102,7 +102,8 @@ pub struct Escalator {
 }
 
 /// What the loop remembers; none of it is needed after a restart.
-struct Memory {
+#[derive(Debug, Default)]
+pub struct Memory {
     started: i64,
     /// Partitions that could speak in the turn before.
     spoke: BTreeSet<i32>,
@@ -110,11 +111,19 @@ struct Memory {
     policies: Option<String>,
 }
 
+impl Memory {
+    /// Of a loop that starts now.
+    #[must_use]
+    pub fn starting(now_ms: i64) -> Memory {
+        Memory { started: now_ms, ..Memory::default() }
+    }
+}
+
 impl Escalator {
     /// Runs until `stop` holds true or its sender is gone. Never fails: where the database refuses it says so in the log and
     /// tries again.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
-        let mut memory = Memory { started: self.clock.now_ms(), spoke: BTreeSet::new(), policies: None };
+        let mut memory = Memory::starting(self.clock.now_ms());
         let changed = self.cases.changed();
         while !*stop.borrow() {
             let wait = match self.turn(&mut memory).await {
@@ -135,8 +144,12 @@ impl Escalator {
         }
     }
 
-    /// Does all that is due now. Returns when something will be, on the clock handed in.
-    async fn turn(&mut self, memory: &mut Memory) -> Result<i64, CasesError> {
+    /// Does all that is due now. Returns when something will be, on the clock handed in. Dropped or failed anywhere, it has done
+    /// whole decisions or none; the next turn goes on.
+    ///
+    /// # Errors
+    /// Every [`CasesError`].
+    pub async fn turn(&mut self, memory: &mut Memory) -> Result<i64, CasesError> {
         let policies = Arc::clone(&self.policies.borrow_and_update());
         let now = self.clock.now_ms();
         if memory.policies.as_deref() != Some(&policies.hash) {
@@ -149,9 +162,15 @@ impl Escalator {
             self.cases.wake_waiting(partition, now).await?;
         }
         memory.spoke.clone_from(&speaking);
-        while self.look(&policies, &speaking, now).await? {}
-        while self.flush(&policies, &speaking, now).await? {}
-        Ok(self.cases.next_timer(&speaking).await?.min(next_to_speak))
+        loop {
+            // Asked of a reader: where nothing is due, which is most of the time, no writer is kept waiting.
+            let next = self.cases.next_timer(&speaking).await?;
+            if next > now {
+                return Ok(next.min(next_to_speak));
+            }
+            while self.look(&policies, &speaking, now).await? {}
+            while self.flush(&policies, &speaking, now).await? {}
+        }
     }
 
     /// Looks at a slice of the exceptions whose time has come. Returns whether there may be more.

@@ -1,10 +1,15 @@
 //! All integration tests in one program: linked once, and servers that several tests need are started once.
 
+#![recursion_limit = "256"]
+
+mod cases;
 mod delivery;
 mod deploy;
+mod escalation;
 mod fixtures_test;
 mod oracle;
 #[path = "../oracle/mod.rs"]
 mod oracle_impl;
 mod parts;
 mod rules;
+mod world;

@@ -1,6 +1,7 @@
 -- Everything cases keeps (DESIGN §6, §7). Kept to what SQLite and PostgreSQL both take: BIGINT for every number (flags
 -- are 0 and 1), TEXT, no NULL but where "none" is a value of its own. Times are milliseconds since 1970;
--- 9223372036854775807 is never.
+-- 9223372036854775807 is never. INTEGER PRIMARY KEY is SQLite's row number, which needs no index of its own: BIGINT
+-- PRIMARY KEY in PostgreSQL.
 
 CREATE TABLE settings (
     name TEXT PRIMARY KEY NOT NULL,
@@ -9,7 +10,7 @@ CREATE TABLE settings (
 
 -- Where each partition's shard stood with its last commit, and each change of rules.
 CREATE TABLE partitions (
-    partition_id BIGINT PRIMARY KEY NOT NULL,
+    partition_id INTEGER PRIMARY KEY NOT NULL,
     next_offset BIGINT NOT NULL,
     watermark BIGINT NOT NULL,
     rules_hash TEXT NOT NULL,
@@ -30,13 +31,13 @@ CREATE TABLE rule_sets (
 
 -- What a rule and its policy say in words: one row for very many exceptions.
 CREATE TABLE bodies (
-    body BIGINT PRIMARY KEY NOT NULL,
+    body INTEGER PRIMARY KEY NOT NULL,
     digest TEXT NOT NULL UNIQUE,
     words TEXT NOT NULL
 );
 
 CREATE TABLE exceptions (
-    exception BIGINT PRIMARY KEY NOT NULL,
+    exception INTEGER PRIMARY KEY NOT NULL,
     exception_id TEXT NOT NULL UNIQUE,
     rule TEXT NOT NULL,
     parcel_id TEXT NOT NULL,
@@ -81,12 +82,11 @@ CREATE INDEX exceptions_rule ON exceptions (rule, exception);
 CREATE INDEX exceptions_standing ON exceptions (exception) WHERE state <> 'resolved';
 CREATE INDEX exceptions_engine ON exceptions (partition_id) WHERE engine_open = 1;
 CREATE INDEX exceptions_next ON exceptions (partition_id, next_ms) WHERE next_ms < 9223372036854775807;
-CREATE INDEX exceptions_waiting ON exceptions (group_id) WHERE waiting = 1;
-CREATE INDEX exceptions_group ON exceptions (group_id, state) WHERE state <> 'resolved';
+CREATE INDEX exceptions_group ON exceptions (group_id, waiting, state) WHERE state <> 'resolved' OR waiting = 1;
 CREATE INDEX exceptions_ended ON exceptions (updated_ms) WHERE state = 'resolved';
 
 CREATE TABLE changes (
-    seq BIGINT PRIMARY KEY NOT NULL,
+    seq INTEGER PRIMARY KEY NOT NULL,
     exception BIGINT NOT NULL,
     -- Of (rule-set hash, offset, at, change, stage): with the exception, the change's name.
     name TEXT NOT NULL,
@@ -126,8 +126,8 @@ CREATE TABLE told (
 );
 
 CREATE TABLE outbox (
-    id TEXT PRIMARY KEY NOT NULL,
-    seq BIGINT NOT NULL UNIQUE,
+    seq INTEGER PRIMARY KEY NOT NULL,
+    id TEXT NOT NULL UNIQUE,
     receiver TEXT NOT NULL,
     integration TEXT NOT NULL,
     recipient TEXT NOT NULL,
@@ -147,7 +147,7 @@ CREATE TABLE outbox (
     detail TEXT NOT NULL,
     body TEXT NOT NULL
 );
-CREATE INDEX outbox_due ON outbox (receiver, due_ms) WHERE state = 'pending' AND blocked = 0;
+CREATE INDEX outbox_due ON outbox (receiver, due_ms, lease_ms) WHERE state = 'pending' AND blocked = 0;
 CREATE INDEX outbox_thread ON outbox (receiver, recipient, thread, seq) WHERE state = 'pending';
 CREATE INDEX outbox_state ON outbox (state, created_ms);
 
@@ -184,7 +184,7 @@ CREATE TABLE actions (
 CREATE INDEX actions_exception ON actions (exception);
 
 CREATE TABLE rejected_records (
-    seq BIGINT PRIMARY KEY NOT NULL,
+    seq INTEGER PRIMARY KEY NOT NULL,
     partition_id BIGINT NOT NULL,
     log_offset BIGINT NOT NULL,
     append_ms BIGINT NOT NULL,
