@@ -186,8 +186,8 @@ fn act_form() -> Markup {
                 button.second type="submit" name="action" value="resolve" { "Resolve" }
             }
             p.soft {
-                "Acknowledge: you are on it, and nobody else is called for now. Resolve: it is dealt with, and stays closed "
-                "whatever the parcel does."
+                "Acknowledge: you are on it, and nobody else is called for now. Resolve: it is dealt with, and comes back only if "
+                "it gets worse or begins anew."
             }
         }
     }
@@ -195,13 +195,17 @@ fn act_form() -> Markup {
 
 fn outcome(action: Action, who: &Operator, done: &[(String, Acted)], listed: &[Value]) -> Markup {
     let count = |which: Acted| done.iter().filter(|(_, acted)| *acted == which).count();
-    let (now, already) = (count(Acted::Done), count(Acted::Already));
     let verb = if action == Action::Acknowledge { "acknowledged" } else { "resolved" };
+    let rest = [
+        (count(Acted::Already), format!("{verb} before")),
+        (count(Acted::Resolved), "resolved meanwhile".to_owned()),
+        (count(Acted::NotFound), "no longer kept".to_owned()),
+    ];
     html! {
-        h1 { (now) " " (verb) " by " (who.by) }
-        @if already > 0 { p { (already) " had been " (verb) " before." } }
-        @if count(Acted::Resolved) > 0 { p { (count(Acted::Resolved)) " were resolved meanwhile." } }
-        @if count(Acted::NotFound) > 0 { p { (count(Acted::NotFound)) " are no longer kept." } }
+        h1 { (count(Acted::Done)) " " (verb) " by " (who.by) }
+        @for (n, what) in rest.iter().filter(|(n, _)| *n > 0) {
+            p { (n) " " (what) "." }
+        }
         (table(listed))
     }
 }

@@ -80,6 +80,12 @@ impl Mail<'_> {
         pairs(shown).join(", ")
     }
 
+    /// What is shown of a parcel beside what its whole group has in common.
+    fn facts(&self, e: &Listed) -> String {
+        let group = &self.body.data.group;
+        pairs(e.facts.iter().filter(|(name, value)| group.get(*name) != Some(*value))).join(", ")
+    }
+
     /// The plain text.
     pub fn text(&self) -> String {
         let data = &self.body.data;
@@ -116,7 +122,9 @@ impl Mail<'_> {
         let heard =
             Some(last(e)).filter(|l| !l.is_empty()).map_or_else(String::new, |l| format!("last: {l}"));
         more.extend(
-            [owner(e), ids(e), heard, expected(e), facts(e), doubt(e)].into_iter().filter(|l| !l.is_empty()),
+            [owner(e), ids(e), heard, expected(e), self.facts(e), doubt(e)]
+                .into_iter()
+                .filter(|l| !l.is_empty()),
         );
         if let Some(runbook) = &e.runbook {
             more.push(format!("runbook: {}", one_line(runbook)));
@@ -138,7 +146,7 @@ impl Mail<'_> {
                     meta name="color-scheme" content="light dark";
                     meta name="supported-color-schemes" content="light dark";
                     title { (self.headline()) }
-                    style { (PreEscaped(DARK)) }
+                    style { (PreEscaped(STYLE)) }
                 }
                 body class="pw-page" style=(PAGE) {
                     p class="pw-strong" style="margin:0 0 4px;font-size:18px;font-weight:700" { (self.headline()) }
@@ -178,29 +186,29 @@ impl Mail<'_> {
         }
         html! {
             table role="table" cellpadding="0" cellspacing="0" style="border-collapse:collapse;width:100%;margin:12px 0" {
-                tr {
+                tr class="pw-head" {
                     @for head in ["Severity", "Parcel", "Due", "Owner", "Last milestone"] {
                         th class="pw-cell pw-soft" align="left" style=(HEAD) { (head) }
                     }
                 }
-                @for e in &self.body.data.exceptions { (html_row(e, with_title)) }
+                @for e in &self.body.data.exceptions { (html_row(e, &self.facts(e), with_title)) }
             }
         }
     }
 }
 
-fn html_row(e: &Listed, with_title: bool) -> Markup {
+fn html_row(e: &Listed, facts: &str, with_title: bool) -> Markup {
     let small = |text: String| {
         html! { @if !text.is_empty() { div class="pw-soft" style="color:#57606a;font-size:13px" { (text) } } }
     };
     html! {
-        tr {
+        tr class="pw-row" {
             td class="pw-cell" style=(CELL) { span style=(badge(e)) { (mark(e)) } }
             td class="pw-cell" style=(CELL) {
                 span style="font-weight:600" { (one_line(&e.parcel_id)) }
                 @if with_title { div { (title(e)) } }
                 (small(ids(e)))
-                (small(facts(e)))
+                (small(facts.to_owned()))
                 (small(doubt(e)))
                 @if let Some(runbook) = &e.runbook {
                     @match web(runbook) {
@@ -227,8 +235,12 @@ const HEAD: &str =
 const CELL: &str = "padding:8px 10px;border-bottom:1px solid #d0d7de;vertical-align:top";
 const BUTTON: &str = "display:inline-block;padding:8px 16px;border-radius:6px;background:#0550ae;color:#ffffff;\
     font-weight:600;text-decoration:none";
-const DARK: &str = "@media (prefers-color-scheme:dark){.pw-page{background:#0d1117!important;color:#e6edf3!important}\
-    .pw-soft{color:#9198a1!important}.pw-cell{border-color:#3d444d!important}.pw-link{color:#79c0ff!important}}";
+/// For clients that read style sheets: dark colours, and on a phone one exception below the other.
+const STYLE: &str = "@media (prefers-color-scheme:dark){.pw-page{background:#0d1117!important;color:#e6edf3!important}\
+    .pw-soft{color:#9198a1!important}.pw-cell,.pw-row{border-color:#3d444d!important}.pw-link{color:#79c0ff!important}}\
+    @media (max-width:640px){.pw-head{display:none!important}\
+    .pw-row{display:block!important;padding:8px 0!important;border-bottom:1px solid #d0d7de!important}\
+    .pw-row .pw-cell{display:block!important;padding:2px 0!important;border:0!important}}";
 
 /// White or black on a colour of at least 4.5 : 1, in light and dark alike.
 fn badge(e: &Listed) -> String {
@@ -332,10 +344,6 @@ fn doubt(e: &Listed) -> String {
         }
         _ => String::new(),
     }
-}
-
-fn facts(e: &Listed) -> String {
-    pairs(e.facts.iter()).join(", ")
 }
 
 fn pairs<'v>(of: impl Iterator<Item = (&'v String, &'v Value)>) -> Vec<String> {

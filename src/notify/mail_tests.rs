@@ -32,13 +32,12 @@ CRITICAL  P-ES-0001  overdue by 2 h 10 min (due 2026-10-14 05:00 UTC)
           tracking LX123456789CN (correos), order O-77
           last: import_customs_cleared at MAD-C1, 2026-10-11 07:10 UTC
           expected: domestic_scan or delivered
-          destination ES, domestic_carrier correos, lane CN-ES
+          destination ES, domestic_carrier correos
           runbook: https://wiki.example.org/handoff
 
 WARNING   P-ES-0002  due 2026-10-14 07:10 UTC
           owner: carrier, acknowledged by Maria
           expected: domestic_scan
-          lane CN-ES
 
 RESOLVED  P-ES-0003  it happened, late
           owner: carrier
