@@ -2,6 +2,7 @@
 
 #![recursion_limit = "256"]
 
+mod cargo2000;
 mod cases;
 mod delivery;
 mod deploy;
@@ -12,4 +13,5 @@ mod oracle;
 mod oracle_impl;
 mod parts;
 mod rules;
+mod shipped;
 mod world;

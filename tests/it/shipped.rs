@@ -1,0 +1,41 @@
+//! The shipped rules on sample parcels: each folder of `tests/data/shipped` has events and the changes expected of all
+//! shipped rules together. `UPDATE_EXPECT=1` writes the changes anew; read them before you keep them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parcelwatch::cli::backtest::{backtest, json_line, read};
+use parcelwatch::config::read_rules;
+use parcelwatch::rules::compile;
+
+fn folders() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/shipped");
+    let mut all: Vec<_> =
+        fs::read_dir(root).expect("the folder").map(|e| e.expect("an entry").path()).collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn shipped_rules_tell_of_sample_parcels_what_is_expected() {
+    let rules =
+        compile(&read_rules(&Path::new(env!("CARGO_MANIFEST_DIR")).join("rules")).expect("the rules"));
+    let rules = Arc::new(rules.rules.expect("valid rules"));
+    let mut opened = std::collections::BTreeSet::new();
+    for folder in folders() {
+        let batches = read(&[folder.join("events.ndjson")]).expect("events");
+        let outcome = backtest(&rules, &batches, None, 2);
+        opened.extend(outcome.changes.iter().map(|c| c.rule.to_string()));
+        let found: String = outcome.changes.iter().map(|c| json_line(c) + "\n").collect();
+        let file = folder.join("expected.jsonl");
+        if std::env::var_os("UPDATE_EXPECT").is_some() {
+            fs::write(&file, &found).expect("written");
+        }
+        let expected = fs::read_to_string(&file).unwrap_or_default();
+        assert_eq!(found, expected, "{}", folder.display());
+    }
+    // Each shipped rule opens somewhere in the samples.
+    let silent: Vec<_> = rules.rules.iter().filter(|r| !opened.contains(&*r.id)).map(|r| &r.id).collect();
+    assert!(silent.is_empty(), "no sample opens {silent:?}");
+}
