@@ -33,17 +33,47 @@ impl Cases {
         .map_err(|e| self.failed(e))
     }
 
+    /// Each change of a partition's rules, the oldest first: from that (position, W) on it was folded with them.
+    ///
+    /// # Errors
+    /// Every [`CasesError`].
+    pub async fn switches(&self, partition: i32) -> Result<Vec<Recorded>, CasesError> {
+        let rows = sqlx::query(
+            "SELECT next_offset, watermark, rules_hash FROM rule_switches WHERE partition_id = $1 \
+             ORDER BY at_ms, next_offset, watermark",
+        )
+        .bind(i64::from(partition))
+        .fetch_all(&self.inner.reader)
+        .await
+        .map_err(|e| self.failed(e))?;
+        rows.iter()
+            .map(|r| {
+                Ok(Recorded {
+                    position: r.try_get(0)?,
+                    watermark: Time(r.try_get(1)?),
+                    rules_hash: r.try_get(2)?,
+                })
+            })
+            .collect::<sqlx::Result<_>>()
+            .map_err(|e| self.failed(e))
+    }
+
     /// Forgets where a partition's shard stood: its log was made anew, so that its offsets begin again. Exceptions stay.
     ///
     /// # Errors
     /// Every [`CasesError`].
     pub async fn forget_position(&self, partition: i32) -> Result<(), CasesError> {
         let mut tx = self.begin().await?;
-        sqlx::query("DELETE FROM partitions WHERE partition_id = $1")
-            .bind(i64::from(partition))
-            .execute(&mut *tx)
-            .await
-            .map_err(|e| self.failed(e))?;
+        for sql in [
+            "DELETE FROM partitions WHERE partition_id = $1",
+            "DELETE FROM rule_switches WHERE partition_id = $1",
+        ] {
+            sqlx::query(sql)
+                .bind(i64::from(partition))
+                .execute(&mut *tx)
+                .await
+                .map_err(|e| self.failed(e))?;
+        }
         self.end(tx).await
     }
 

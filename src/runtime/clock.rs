@@ -26,3 +26,35 @@ impl WallClock for SystemClock {
         Duration::from_millis(u64::try_from(ms.saturating_sub(self.now_ms())).unwrap_or(0))
     }
 }
+
+/// A [`WallClock`] for the source, with a steady one of the same pace beside it.
+pub struct SourceClocks {
+    wall: std::sync::Arc<dyn WallClock>,
+    start: std::time::Instant,
+    /// Real milliseconds that this many of the wall clock take.
+    real: i64,
+}
+
+/// Milliseconds of the wall clock whose real length is measured: long enough that reading the clock does not matter.
+const SPAN: i64 = 1_000_000_000;
+
+impl SourceClocks {
+    /// Takes the pace of `wall` now; it is taken to keep it.
+    #[must_use]
+    pub fn new(wall: std::sync::Arc<dyn WallClock>) -> SourceClocks {
+        let real = wall.until(wall.now_ms().saturating_add(SPAN));
+        let real = i64::try_from(real.as_millis()).unwrap_or(SPAN).max(1);
+        SourceClocks { wall, start: std::time::Instant::now(), real }
+    }
+}
+
+impl crate::source::kafka::Clocks for SourceClocks {
+    fn wall(&self) -> crate::model::Time {
+        crate::model::Time(self.wall.now_ms())
+    }
+
+    fn steady(&self) -> i64 {
+        let real = i128::try_from(self.start.elapsed().as_millis()).unwrap_or(i128::MAX);
+        i64::try_from(real.saturating_mul(i128::from(SPAN)) / i128::from(self.real)).unwrap_or(i64::MAX)
+    }
+}

@@ -1,7 +1,23 @@
-//! (placeholder)
+//! Joins everything into a daemon: threads that fold, tasks that commit, escalate and deliver, and what they tell one
+//! another.
+//!
+//! Reading order: [`daemon`] (how it is put together and taken apart), [`group`] (which partitions are ours), [`restore`]
+//! (what they begin with), [`partition`] (one shard at work), [`worker`] (the threads), [`writer`] (the one that commits),
+//! [`saver`] (snapshots), [`progress`] (what is known of all of it), [`escalator`], [`dispatcher`] and [`receivers`] (who
+//! is told), [`ports`] and [`status`] (what the others see).
 
 pub mod clock;
+pub mod daemon;
 pub mod dispatcher;
 pub mod escalator;
+pub mod group;
+pub mod partition;
 pub mod ports;
+pub mod progress;
 pub mod receivers;
+pub mod restore;
+pub mod saver;
+pub mod status;
+pub mod systemd;
+pub mod worker;
+pub mod writer;

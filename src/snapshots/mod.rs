@@ -94,6 +94,14 @@ pub enum SnapshotError {
     Task(#[from] tokio::task::JoinError),
 }
 
+impl SnapshotError {
+    /// Whether this one snapshot is of no use, as opposed to a store that does not answer now.
+    #[must_use]
+    pub const fn is_damage(&self) -> bool {
+        matches!(self, SnapshotError::Damaged { .. } | SnapshotError::Store(object_store::Error::NotFound { .. }))
+    }
+}
+
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct Manifest {
     format: u32,

@@ -423,7 +423,7 @@ impl Kafka {
 
     /// Leaves the group and ends both threads, waiting no longer than this: librdkafka may hang while it closes, and
     /// then the process ends around it. Whether all ended.
-    pub fn stop(self, patience: Duration) -> bool {
+    pub fn stop(&self, patience: Duration) -> bool {
         self.shared.stop.store(true, Ordering::Relaxed);
         let _ = self.commands.try_send(poll::Command::Wake);
         let _ = self.requests.try_send(probe::Request::Wake);

@@ -1,0 +1,422 @@
+//! The daemon, assembled: started in the order in which its parts need each other, stopped in the order in which they have
+//! something to lose.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::clock::{SourceClocks, WallClock};
+use super::dispatcher::{self, Dispatcher, Route};
+use super::escalator::{Backlog, Escalator};
+use super::group::Group;
+use super::partition::Context;
+use super::ports::Api;
+use super::progress::Progress;
+use super::restore::{Compile, Restorer};
+use super::saver::Saver;
+use super::status::{DaemonPort, Facts};
+use super::worker::{Order, Worker};
+use super::writer::{self, Writer};
+use crate::cases::{Cases, CasesError};
+use crate::engine::Lifetimes;
+use crate::http::auth::Token;
+use crate::http::{Server, Site};
+use crate::metrics::{Metrics, set_time};
+use crate::notify::link::LinkKey;
+use crate::rules::{Policies, RuleSet};
+use crate::snapshots::{Location, Store};
+use crate::source::kafka::{Kafka, Options, StartAt};
+
+/// What a daemon is told.
+pub struct Settings {
+    /// The topic. Its `instance_id` is replaced by the one kept in `state`.
+    pub kafka: Options,
+    /// `kafka.start`.
+    pub start: StartAt,
+    /// `state`: the folder of everything embedded.
+    pub state: PathBuf,
+    /// `snapshots.to`; `None`: a folder in `state`.
+    pub snapshots: Option<Location>,
+    /// `snapshots.every`, in real time.
+    pub snapshots_every: Duration,
+    /// `snapshots.keep`.
+    pub snapshots_keep: usize,
+    /// `cases.keep`, milliseconds.
+    pub cases_keep: i64,
+    /// `time.forget_after` and so on.
+    pub lifetimes: Lifetimes,
+    /// `time.skew`, milliseconds.
+    pub skew: i64,
+    /// `time.certificate_ttl`, in real time.
+    pub certificate_ttl: Duration,
+    /// `http.listen`.
+    pub listen: SocketAddr,
+    /// `http.public_url`.
+    pub public_url: Option<String>,
+    /// `http.tokens`.
+    pub tokens: Vec<Token>,
+    /// Decide and record, send nothing.
+    pub dry_run: bool,
+    /// Threads that fold.
+    pub threads: usize,
+}
+
+/// What decides, and whom it tells.
+pub struct InForce {
+    /// The rules.
+    pub rules: Arc<RuleSet>,
+    /// The policies.
+    pub policies: Arc<Policies>,
+    /// The texts of the rules, file name → text, kept under their hash.
+    pub texts: BTreeMap<String, String>,
+    /// Makes rules of such texts.
+    pub compile: Compile,
+}
+
+/// Makes the receivers' routes; called once the key of links is known.
+pub type Routes<'a> = &'a (dyn Fn(LinkKey) -> anyhow::Result<Vec<Route>> + Send + Sync);
+
+/// A running daemon.
+pub struct Daemon {
+    /// Its metrics.
+    pub metrics: Arc<Metrics>,
+    /// How far it is.
+    pub progress: Arc<Progress>,
+    /// What it keeps.
+    pub cases: Cases,
+    port: Arc<DaemonPort>,
+    server: Server,
+    kafka: Arc<Kafka>,
+    workers: Arc<Vec<Worker>>,
+    group: std::thread::JoinHandle<()>,
+    group_stop: Arc<AtomicBool>,
+    writer: JoinHandle<()>,
+    give_up: watch::Sender<bool>,
+    saver: Saver,
+    escalator: JoinHandle<()>,
+    stop: watch::Sender<bool>,
+    purger: JoinHandle<()>,
+    dispatcher: Option<Dispatcher>,
+    fatal: watch::Receiver<Option<String>>,
+    _lock: File,
+}
+
+/// How long a database that is locked at the start is waited for.
+const OPEN: Duration = Duration::from_secs(60);
+
+impl Daemon {
+    /// Starts everything. An unreachable broker is no error here.
+    ///
+    /// # Errors
+    /// The state cannot be had, the database is damaged, the listener's address is taken, librdkafka refuses a property.
+    pub async fn start(
+        settings: Settings,
+        in_force: InForce,
+        routes: Routes<'_>,
+        clock: Arc<dyn WallClock>,
+    ) -> anyhow::Result<Daemon> {
+        let started = Instant::now();
+        let state = &settings.state;
+        std::fs::create_dir_all(state)
+            .with_context(|| format!("state: cannot make the folder {}", state.display()))?;
+        let lock = lock_state(state)?;
+        let metrics = Arc::new(Metrics::new()?);
+        show_rules(&metrics, &in_force, clock.now_ms());
+        let cases = open_cases(&state.join("cases.sqlite")).await?;
+        cases.keep_rules(&in_force.rules.hash, &in_force.texts, clock.now_ms()).await?;
+        let link_key = LinkKey::new(cases.link_key().await?);
+        let routes = routes(link_key.clone())?;
+
+        let location = settings.snapshots.clone().unwrap_or_else(|| Location::Folder(state.join("snapshots")));
+        let store = Store::open(&location, &settings.kafka.topic, settings.snapshots_keep)?;
+        let instance_id = instance_id(&state.join("instance_id"))?;
+        let options = Options { instance_id, ..settings.kafka.clone() };
+        let kafka = Arc::new(Kafka::spawn(options, Arc::new(SourceClocks::new(Arc::clone(&clock))))?);
+
+        let progress = Arc::new(Progress::new(Arc::clone(&metrics)));
+        let backlog = Backlog::default();
+        let (policies_tx, policies) = watch::channel(Arc::clone(&in_force.policies));
+        let (give_up, giving_up) = watch::channel(false);
+        let (writes, written) = mpsc::channel(writer::QUEUE);
+        let writer = Writer {
+            cases: cases.clone(),
+            policies: policies.clone(),
+            clock: Arc::clone(&clock),
+            backlog: backlog.clone(),
+            progress: Arc::clone(&progress),
+            give_up: giving_up,
+        };
+        let writer = tokio::spawn(writer.run(written));
+        let committing = Arc::clone(&kafka);
+        let saver = Saver::new(
+            store.clone(),
+            Handle::current(),
+            Arc::clone(&clock),
+            Arc::clone(&progress),
+            Arc::new(move |partition, offset| committing.commit(vec![(partition, offset)])),
+        );
+        let context = Arc::new(Context {
+            cases: cases.clone(),
+            writes,
+            progress: Arc::clone(&progress),
+            clock: Arc::clone(&clock),
+            handle: Handle::current(),
+            saver: saver.clone(),
+            skew: settings.skew,
+            certificate_ttl: settings.certificate_ttl,
+            save_every: settings.snapshots_every,
+            topic: settings.kafka.topic.clone(),
+        });
+        let workers = (0..settings.threads.max(1)).map(|n| Worker::start(n, Arc::clone(&progress)));
+        let workers = Arc::new(workers.collect::<std::io::Result<Vec<_>>>().context("cannot start a thread")?);
+        let (fatal_tx, fatal) = watch::channel(None);
+        let group_stop = Arc::new(AtomicBool::new(false));
+        let group = Group {
+            kafka: Arc::clone(&kafka),
+            context,
+            restorer: Arc::new(Restorer {
+                cases: cases.clone(),
+                store,
+                rules: Arc::clone(&in_force.rules),
+                compile: Arc::clone(&in_force.compile),
+                lifetimes: settings.lifetimes,
+                start: settings.start.clone(),
+                known: Mutex::default(),
+            }),
+            workers: Arc::clone(&workers),
+            backlog: backlog.clone(),
+            rules: Arc::clone(&in_force.rules),
+            needs_all: true,
+            fatal: fatal_tx,
+            stop: Arc::clone(&group_stop),
+        };
+        let group = std::thread::Builder::new().name("group".to_owned()).spawn(move || group.run())?;
+
+        let (stop, stopping) = watch::channel(false);
+        let escalator = Escalator {
+            cases: cases.clone(),
+            policies,
+            clock: Arc::clone(&clock),
+            backlog: backlog.clone(),
+            public_url: settings.public_url.clone(),
+            dry_run: settings.dry_run,
+        };
+        let escalator = {
+            let stopping = stopping.clone();
+            tokio::spawn(async move {
+                escalator.run(stopping).await;
+                // Reloading will send through it; until then it only has to live as long.
+                drop(policies_tx);
+            })
+        };
+        let purger = tokio::spawn(purge(cases.clone(), Arc::clone(&clock), settings.cases_keep, stopping));
+        let dispatcher = (!settings.dry_run).then(|| {
+            let options = dispatcher::Options::default();
+            Dispatcher::start(&cases, routes, &clock, &metrics, &options)
+        });
+
+        let port = Arc::new(DaemonPort {
+            progress: Arc::clone(&progress),
+            workers: Arc::clone(&workers),
+            kafka: Arc::clone(&kafka),
+            cases: cases.clone(),
+            backlog,
+            clock: Arc::clone(&clock),
+            facts: Facts {
+                topic: settings.kafka.topic.clone(),
+                group: settings.kafka.group_id.clone(),
+                rules: (in_force.rules.hash.clone(), in_force.rules.rules.len()),
+                policies: in_force.policies.hash.clone(),
+                snapshots: location.to_string(),
+                dry_run: settings.dry_run,
+            },
+            started,
+        });
+        let now = Arc::clone(&clock);
+        let site = Site {
+            daemon: Arc::clone(&port) as Arc<dyn crate::http::ports::Daemon>,
+            cases: Arc::new(Api { cases: cases.clone(), clock }),
+            metrics: Arc::clone(&metrics),
+            tokens: settings.tokens,
+            link_key: Some(link_key),
+            now_ms: Arc::new(move || now.now_ms()),
+        };
+        let server = Server::start(settings.listen, site).await?;
+        tracing::info!(address = %server.address(), "listening on http://{}", server.address());
+        Ok(Daemon {
+            metrics,
+            progress,
+            cases,
+            port,
+            server,
+            kafka,
+            workers,
+            group,
+            group_stop,
+            writer,
+            give_up,
+            saver,
+            escalator,
+            stop,
+            purger,
+            dispatcher,
+            fatal,
+            _lock: lock,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// The daemon as the listener sees it.
+    #[must_use]
+    pub fn port(&self) -> Arc<DaemonPort> {
+        Arc::clone(&self.port)
+    }
+
+    /// Resolves once the daemon cannot go on, with the reason.
+    pub async fn failed(&self) -> String {
+        let mut fatal = self.fatal.clone();
+        loop {
+            if let Some(why) = fatal.borrow_and_update().clone() {
+                return why;
+            }
+            if fatal.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Stops within about `within` and loses nothing: what was decided is committed, what is in flight may land, the shards
+    /// are saved as far as there is time. Stopping fires nothing (DESIGN §4.6).
+    pub async fn stop(self, within: Duration) {
+        let begun = Instant::now();
+        let until = |share: u32| (begun + within * share / 10).saturating_duration_since(Instant::now());
+        // Whatever decides or sends stops now; each has its share of the time.
+        let _ = self.stop.send(true);
+        self.group_stop.store(true, Ordering::Relaxed);
+        let delivering = self.dispatcher.map(|d| tokio::spawn(d.stop(until(6))));
+        let group = self.group;
+        let deadline = begun + within * 4 / 10;
+        for worker in self.workers.iter() {
+            worker.order(Order::Stop(deadline));
+        }
+        let workers = Arc::clone(&self.workers);
+        let folded = tokio::task::spawn_blocking(move || {
+            if group.join().is_err() {
+                tracing::error!("the group's thread panicked");
+            }
+            while workers.iter().any(|w| !w.has_ended()) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        if tokio::time::timeout(until(5), folded).await.is_err() {
+            tracing::warn!("a folding thread does not end in time");
+        }
+        // The threads held the last senders, so the writer ends once everything is written.
+        let mut writer = self.writer;
+        if tokio::time::timeout(until(6), &mut writer).await.is_err() {
+            let _ = self.give_up.send(true);
+            let _ = tokio::time::timeout(until(7), writer).await;
+        }
+        if !self.saver.idle(until(7)).await {
+            tracing::info!("a snapshot was not finished in time; the next start reads on from the one before");
+        }
+        let _ = tokio::time::timeout(until(8), self.escalator).await;
+        self.purger.abort();
+        if let Some(delivering) = delivering {
+            let _ = tokio::time::timeout(until(8), delivering).await;
+        }
+        self.server.stop(until(8).min(Duration::from_secs(1))).await;
+        let kafka = Arc::clone(&self.kafka);
+        let closed = tokio::task::spawn_blocking(move || kafka.stop(Duration::from_secs(2)));
+        let _ = tokio::time::timeout(until(9), closed).await;
+        let _ = tokio::time::timeout(until(10), self.cases.close()).await;
+        tracing::info!(milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX), "stopped");
+    }
+}
+
+fn show_rules(metrics: &Metrics, in_force: &InForce, now_ms: i64) {
+    metrics.set_rules(in_force.rules.rules.iter().map(|r| &*r.id));
+    metrics.set_receivers(in_force.policies.receivers.iter().map(|r| (r.id.as_str(), r.kind.integration())));
+    metrics.config_last_reload_successful.set(1);
+    set_time(&metrics.config_last_reload_success, now_ms);
+}
+
+/// One process runs on one state.
+fn lock_state(state: &Path) -> anyhow::Result<File> {
+    let path = state.join("lock");
+    let file = File::create(&path).with_context(|| format!("state: cannot write {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => bail!(
+            "state: another parcelwatch runs on {}; stop it, or give this one a state and a kafka.group_id of its own",
+            state.display()
+        ),
+        Err(std::fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("state: cannot lock {}", path.display()))
+        }
+    }
+}
+
+async fn open_cases(path: &Path) -> anyhow::Result<Cases> {
+    let begun = Instant::now();
+    loop {
+        match Cases::open(path).await {
+            Err(error @ CasesError::Locked { .. }) if begun.elapsed() < OPEN => {
+                tracing::error!(reason = error.reason(), "{error}");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            opened => return Ok(opened?),
+        }
+    }
+}
+
+/// The group's name for this process: made once, so that a restart waits for no session to run out.
+fn instance_id(path: &Path) -> anyhow::Result<String> {
+    let at = || format!("state: cannot keep {}", path.display());
+    match std::fs::read_to_string(path) {
+        Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(at),
+    }
+    let id = format!("parcelwatch-{:016x}", getrandom::u64().context("no random numbers")?);
+    std::fs::write(path, &id).with_context(at)?;
+    Ok(id)
+}
+
+/// Forgets what is older than `cases.keep`, a slice at a time.
+async fn purge(cases: Cases, clock: Arc<dyn WallClock>, keep: i64, mut stop: watch::Receiver<bool>) {
+    const EVERY: Duration = Duration::from_secs(600);
+    const SLICE: u32 = 1_000;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(EVERY) => {}
+            _ = stop.changed() => return,
+        }
+        loop {
+            match cases.purge(clock.now_ms().saturating_sub(keep), SLICE).await {
+                Ok(0) => break,
+                Ok(n) => tracing::debug!(n, "forgotten: resolved longer ago than cases.keep"),
+                Err(error) => {
+                    tracing::warn!(reason = error.reason(), "nothing forgotten: {error}");
+                    break;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}

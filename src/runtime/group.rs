@@ -1,0 +1,202 @@
+//! The thread that follows the consumer group: loads what is assigned, lets go of what is taken away, and says when this
+//! process cannot go on.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::RecvTimeoutError;
+use futures_util::StreamExt;
+use tokio::sync::watch;
+
+use super::escalator::Backlog;
+use super::partition::{Beginning, Context, Partition};
+use super::progress::{Progress, Wait};
+use super::restore::{RestoreError, Restored, Restorer};
+use super::worker::{Order, Worker};
+use crate::source::kafka::{self, Event, Kafka};
+
+/// How long a process that never had all partitions waits for the rest, where it needs all: a member that died may hold some
+/// until its session ends.
+const NEWCOMER: Duration = Duration::from_secs(15);
+/// How long one that had all of them waits: whoever joined by mistake gives up before.
+const INCUMBENT: Duration = Duration::from_secs(90);
+
+/// Partitions loaded at once: each is in memory twice meanwhile.
+const LOADS: usize = 4;
+
+/// What the thread needs.
+pub struct Group {
+    /// The source.
+    pub kafka: Arc<Kafka>,
+    /// What partitions share.
+    pub context: Arc<Context>,
+    /// Loads them.
+    pub restorer: Arc<Restorer>,
+    /// The threads that fold.
+    pub workers: Arc<Vec<Worker>>,
+    /// Told where a backlog begins.
+    pub backlog: Backlog,
+    /// The rules in force.
+    pub rules: Arc<crate::rules::RuleSet>,
+    /// Whether this process must own every partition (SQLite).
+    pub needs_all: bool,
+    /// Why the process cannot go on.
+    pub fatal: watch::Sender<Option<String>>,
+    /// Set at the end.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// What the thread remembers.
+#[derive(Default)]
+struct Owned {
+    partitions: i32,
+    ours: BTreeSet<i32>,
+    had_all: bool,
+    short_since: Option<Instant>,
+}
+
+impl Group {
+    /// Runs until the stop flag is set.
+    pub fn run(self) {
+        let mut owned = Owned::default();
+        while !self.stop.load(Ordering::Relaxed) {
+            self.progress().beat("the group's thread");
+            match self.kafka.events().recv_timeout(Duration::from_millis(250)) {
+                Ok(event) => self.event(event, &mut owned),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.fail("the Kafka source has ended".to_owned());
+                    break;
+                }
+            }
+            self.check_all(&mut owned);
+        }
+        self.progress().ended("the group's thread");
+    }
+
+    fn progress(&self) -> &Arc<Progress> {
+        &self.context.progress
+    }
+
+    fn fail(&self, why: String) {
+        tracing::error!("{why}");
+        self.fatal.send_replace(Some(why));
+    }
+
+    fn event(&self, event: Event, owned: &mut Owned) {
+        let metrics = &self.progress().metrics;
+        match event {
+            Event::Topic { partitions } => owned.partitions = partitions,
+            Event::Assigned(partitions) => {
+                metrics.rebalances.inc();
+                owned.ours.extend(&partitions);
+                metrics.partitions_assigned.set(i64::try_from(owned.ours.len()).unwrap_or(i64::MAX));
+                self.assigned(&partitions, owned.partitions);
+            }
+            Event::Revoked(partitions) => {
+                metrics.rebalances.inc();
+                for id in &partitions {
+                    owned.ours.remove(id);
+                    self.worker(*id).order(Order::Remove(*id));
+                    self.progress().remove(*id);
+                }
+                metrics.partitions_assigned.set(i64::try_from(owned.ours.len()).unwrap_or(i64::MAX));
+                tracing::warn!(?partitions, "partitions were taken away");
+            }
+            Event::PartitionCount { was, now } => {
+                let why = format!(
+                    "the topic had {was} partitions and now has {now}, so that a parcel's records may be in two of them; use a \
+                     topic with a fixed number, or restart to go on as it is"
+                );
+                self.progress().waits(Wait::PartitionCount, -1, &why);
+            }
+            Event::Fatal(why) => self.fail(why),
+        }
+    }
+
+    /// Loads the partitions side by side, then begins them together.
+    fn assigned(&self, partitions: &[i32], count: i32) {
+        let progress = self.progress();
+        progress.assigned(partitions);
+        let parts: Vec<_> = partitions
+            .iter()
+            .map(|id| {
+                self.backlog.begins(*id);
+                progress.add(&self.context.topic, *id)
+            })
+            .collect();
+        let loads = partitions.iter().map(|id| {
+            let (restorer, progress, id) = (Arc::clone(&self.restorer), Arc::clone(progress), *id);
+            async move {
+                let tell = |error: Option<&RestoreError>| match error {
+                    Some(error) => {
+                        progress.beat("the group's thread");
+                        progress.waits(Wait::Cases, id, &error.to_string());
+                    }
+                    None => progress.goes_on(Wait::Cases, id),
+                };
+                restorer.load(id, count, tell).await
+            }
+        });
+        let stop = Arc::clone(&self.stop);
+        let stopped = async move {
+            while !stop.load(Ordering::Relaxed) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let loaded = self.context.handle.block_on(async {
+            tokio::select! {
+                loaded = futures_util::stream::iter(loads).buffered(LOADS).collect::<Vec<_>>() => Some(loaded),
+                () = stopped => None,
+            }
+        });
+        let mut starts = Vec::with_capacity(partitions.len());
+        for ((id, part), restored) in partitions.iter().zip(parts).zip(loaded.into_iter().flatten()) {
+            let Restored { shard, at, legs, fresh } = restored;
+            let worker = self.worker(*id);
+            let (start, feed) = kafka::feed(*id, at, worker.bell());
+            let rules = Arc::clone(&self.rules);
+            let beginning = Beginning { partition: *id, feed, shard, legs, rules, fresh, partitions: count };
+            let partition = Partition::new(Arc::clone(&self.context), part, beginning);
+            worker.order(Order::Add(Box::new(partition)));
+            progress.loaded(*id);
+            starts.push(start);
+        }
+        self.kafka.start(starts);
+    }
+
+    fn worker(&self, partition: i32) -> &Worker {
+        &self.workers[usize::try_from(partition).unwrap_or(0) % self.workers.len()]
+    }
+
+    /// With SQLite one process owns all partitions (DESIGN §2).
+    fn check_all(&self, owned: &mut Owned) {
+        let all = owned.partitions > 0 && owned.ours.len() as i64 >= i64::from(owned.partitions);
+        owned.had_all |= all;
+        if all || !self.needs_all || owned.partitions == 0 || !self.progress().is_assigned() {
+            owned.short_since = None;
+            return;
+        }
+        let since = *owned.short_since.get_or_insert_with(|| {
+            if owned.had_all || !owned.ours.is_empty() {
+                tracing::warn!(
+                    ours = owned.ours.len(),
+                    of = owned.partitions,
+                    "the group gave this process only some of the partitions"
+                );
+            }
+            Instant::now()
+        });
+        let patience = if owned.had_all { INCUMBENT } else { NEWCOMER };
+        if since.elapsed() > patience {
+            self.fail(format!(
+                "the group gave this process {} of {} partitions: another member shares them, and with SQLite one process must own \
+                 all; stop the other one, use another kafka.group_id, or set cases.url to a PostgreSQL that all of them share",
+                owned.ours.len(),
+                owned.partitions
+            ));
+        }
+    }
+}
