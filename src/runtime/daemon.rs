@@ -32,7 +32,8 @@ use crate::http::auth::Token;
 use crate::http::{Server, Site};
 use crate::metrics::{Metrics, set_time};
 use crate::notify::link::LinkKey;
-use crate::rules::{Policies, RuleSet};
+use crate::rules::problem::Source;
+use crate::rules::{self, Level, Loaded, Policies, RuleSet, SourceFile};
 use crate::snapshots::{Location, Store};
 use crate::source::kafka::{Kafka, Options, StartAt};
 
@@ -80,6 +81,34 @@ pub struct InForce {
     pub texts: BTreeMap<String, String>,
     /// Makes rules of such texts.
     pub compile: Compile,
+}
+
+impl InForce {
+    /// What a directory of rules holds; `None` where it has errors.
+    #[must_use]
+    pub fn of(loaded: Loaded) -> Option<InForce> {
+        let name = |s: &Source| s.path.file_name().map(|n| n.to_string_lossy().into_owned());
+        let texts = loaded.sources.iter().filter_map(|s| Some((name(s)?, s.text.clone()))).collect();
+        Some(InForce {
+            rules: Arc::new(loaded.rules?),
+            policies: Arc::new(loaded.policies?),
+            texts,
+            compile: Arc::new(compile_texts),
+        })
+    }
+}
+
+/// Rules of texts that were kept.
+fn compile_texts(texts: &BTreeMap<String, String>) -> Result<RuleSet, String> {
+    let file = |(name, text): (&String, &String)| SourceFile {
+        path: name.into(),
+        content: Ok(text.clone().into_bytes()),
+        context: false,
+    };
+    let loaded = rules::compile(&texts.iter().map(file).collect::<Vec<_>>());
+    let problem = loaded.problems.iter().find(|p| p.level == Level::Error);
+    let why = problem.map_or_else(|| "they are not understood".to_owned(), |p| p.message.clone());
+    loaded.rules.ok_or(why)
 }
 
 /// Makes the receivers' routes; called once the key of links is known.
@@ -136,7 +165,8 @@ impl Daemon {
         let link_key = LinkKey::new(cases.link_key().await?);
         let routes = routes(link_key.clone())?;
 
-        let location = settings.snapshots.clone().unwrap_or_else(|| Location::Folder(state.join("snapshots")));
+        let location =
+            settings.snapshots.clone().unwrap_or_else(|| Location::Folder(state.join("snapshots")));
         let store = Store::open(&location, &settings.kafka.topic, settings.snapshots_keep)?;
         let instance_id = instance_id(&state.join("instance_id"))?;
         let options = Options { instance_id, ..settings.kafka.clone() };
@@ -177,7 +207,8 @@ impl Daemon {
             topic: settings.kafka.topic.clone(),
         });
         let workers = (0..settings.threads.max(1)).map(|n| Worker::start(n, Arc::clone(&progress)));
-        let workers = Arc::new(workers.collect::<std::io::Result<Vec<_>>>().context("cannot start a thread")?);
+        let workers =
+            Arc::new(workers.collect::<std::io::Result<Vec<_>>>().context("cannot start a thread")?);
         let (fatal_tx, fatal) = watch::channel(None);
         let group_stop = Arc::new(AtomicBool::new(false));
         let group = Group {
@@ -332,7 +363,9 @@ impl Daemon {
             let _ = tokio::time::timeout(until(7), writer).await;
         }
         if !self.saver.idle(until(7)).await {
-            tracing::info!("a snapshot was not finished in time; the next start reads on from the one before");
+            tracing::info!(
+                "a snapshot was not finished in time; the next start reads on from the one before"
+            );
         }
         let _ = tokio::time::timeout(until(8), self.escalator).await;
         self.purger.abort();
@@ -344,7 +377,10 @@ impl Daemon {
         let closed = tokio::task::spawn_blocking(move || kafka.stop(Duration::from_secs(2)));
         let _ = tokio::time::timeout(until(9), closed).await;
         let _ = tokio::time::timeout(until(10), self.cases.close()).await;
-        tracing::info!(milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX), "stopped");
+        tracing::info!(
+            milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "stopped"
+        );
     }
 }
 

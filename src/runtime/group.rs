@@ -15,6 +15,10 @@ use super::partition::{Beginning, Context, Partition};
 use super::progress::{Progress, Wait};
 use super::restore::{RestoreError, Restored, Restorer};
 use super::worker::{Order, Worker};
+use crate::model::{DAY, HOUR};
+use crate::rules::RuleSet;
+use crate::rules::ruleset::Span;
+use crate::source::kafka::topic::TopicConfig;
 use crate::source::kafka::{self, Event, Kafka};
 
 /// How long a process that never had all partitions waits for the rest, where it needs all: a member that died may hold some
@@ -39,7 +43,7 @@ pub struct Group {
     /// Told where a backlog begins.
     pub backlog: Backlog,
     /// The rules in force.
-    pub rules: Arc<crate::rules::RuleSet>,
+    pub rules: Arc<RuleSet>,
     /// Whether this process must own every partition (SQLite).
     pub needs_all: bool,
     /// Why the process cannot go on.
@@ -88,7 +92,10 @@ impl Group {
     fn event(&self, event: Event, owned: &mut Owned) {
         let metrics = &self.progress().metrics;
         match event {
-            Event::Topic { partitions } => owned.partitions = partitions,
+            Event::Topic { partitions, config } => {
+                owned.partitions = partitions;
+                self.look_at_topic(config);
+            }
             Event::Assigned(partitions) => {
                 metrics.rebalances.inc();
                 owned.ours.extend(&partitions);
@@ -113,6 +120,33 @@ impl Group {
                 self.progress().waits(Wait::PartitionCount, -1, &why);
             }
             Event::Fatal(why) => self.fail(why),
+        }
+    }
+
+    /// Says what of the topic's configuration does not fit the rules (DESIGN §4.5, §4.7).
+    fn look_at_topic(&self, config: Option<TopicConfig>) {
+        let topic = &self.context.topic;
+        let Some(TopicConfig { retention_ms, log_append_time }) = config else {
+            tracing::debug!(topic, "the topic's configuration may not be read");
+            return;
+        };
+        if log_append_time == Some(false) {
+            self.progress().saw_create_time();
+            tracing::warn!(
+                topic,
+                "message.timestamp.type is CreateTime: records carry their producers' time, and a replay may decide otherwise than \
+                 the live run; set LogAppendTime on the topic"
+            );
+        }
+        let longest = longest_window(&self.rules);
+        if retention_ms.is_some_and(|keeps| keeps < longest) {
+            tracing::warn!(
+                topic,
+                "the topic keeps records for {} h, shorter than the {} h that the rules look back: without a snapshot a restart \
+                 would not know all that is owed; raise retention.ms",
+                retention_ms.unwrap_or(0) / HOUR,
+                longest / HOUR
+            );
         }
     }
 
@@ -199,4 +233,17 @@ impl Group {
             ));
         }
     }
+}
+
+/// The longest time from an anchor to a stage or the end of a rule, about: a business day counts as two.
+fn longest_window(rules: &RuleSet) -> i64 {
+    let span = |s: &Span| i64::from(s.business_days) * 2 * DAY + i64::from(s.days) * DAY + s.ms;
+    let bodies = rules.rules.iter().flat_map(|r| r.bodies.iter().map(move |b| (r, b)));
+    bodies
+        .map(|(rule, body)| {
+            let stage = body.stages.iter().map(|s| span(&s.at)).max().unwrap_or(0);
+            (stage + body.reporting_delay + rule.zone_slack).max(rule.until.unwrap_or(0))
+        })
+        .max()
+        .unwrap_or(0)
 }

@@ -411,7 +411,9 @@ impl Partition {
         if !self.hand_over_all() || !self.progress.is_durable(self.number) {
             return false; // its being written rings no bell; the worker looks again soon
         }
-        let Some(standing) = self.ask(|cases, id| async move { cases.standing(id).await }) else { return false };
+        let Some(standing) = self.ask(|cases, id| async move { cases.standing(id).await }) else {
+            return false;
+        };
         let rules = Arc::clone(&self.rules);
         self.swap(rules);
         // What the new rules changed is no difference to cases: it is on its way there.
@@ -461,7 +463,8 @@ impl Partition {
     fn run_clock(&mut self) -> bool {
         let end = self.feed.watch.end();
         self.progress.end.store(end.unwrap_or(-1), Ordering::Relaxed);
-        let certificate = self.feed.watch.certificate().filter(|c| c.at.elapsed() < self.context.certificate_ttl);
+        let certificate =
+            self.feed.watch.certificate().filter(|c| c.at.elapsed() < self.context.certificate_ttl);
         let reached = certificate.filter(|c| self.batch.is_none() && self.position() >= c.end);
         self.progress.caught_up.store(reached.is_some(), Ordering::Relaxed);
         let Some(certificate) = reached.filter(|_| self.restored()) else { return false };

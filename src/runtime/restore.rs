@@ -62,7 +62,12 @@ const RETRY: Duration = Duration::from_secs(1);
 impl Restorer {
     /// Loads a partition, however often it takes: a state that is there but cannot be read now must not be taken for none.
     /// `tell` hears what is wrong meanwhile.
-    pub async fn load(&self, partition: i32, partitions: i32, tell: impl Fn(Option<&RestoreError>)) -> Restored {
+    pub async fn load(
+        &self,
+        partition: i32,
+        partitions: i32,
+        tell: impl Fn(Option<&RestoreError>),
+    ) -> Restored {
         loop {
             match self.try_load(partition, partitions).await {
                 Ok(restored) => {
@@ -116,7 +121,8 @@ impl Restorer {
         };
         let first = switches.first().map_or(&recorded.rules_hash, |s| &s.rules_hash);
         let rules = self.rules_of(first).await?;
-        let begin = Recorded { position: i64::MIN, watermark: crate::model::Time::MIN, rules_hash: first.clone() };
+        let begin =
+            Recorded { position: i64::MIN, watermark: crate::model::Time::MIN, rules_hash: first.clone() };
         let legs = self.legs(begin, switches.get(1..).unwrap_or_default(), Some(&recorded)).await?;
         // Whatever `start` says: what was folded once must be folded again.
         Ok(Restored { shard: empty(rules), at: StartAt::Earliest, legs, fresh: true })
@@ -189,7 +195,10 @@ impl Restorer {
         let rules = match rules {
             Ok(rules) if rules.hash == hash => Arc::new(rules),
             Ok(_) => {
-                tracing::warn!(hash, "the recorded rules mean something else to this version; today's rules stand in");
+                tracing::warn!(
+                    hash,
+                    "the recorded rules mean something else to this version; today's rules stand in"
+                );
                 Arc::clone(&self.rules)
             }
             Err(why) => {

@@ -2,8 +2,8 @@
 //! uploaded is published once everything decided up to its (offset, W) is durable (DESIGN §2).
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -98,7 +98,13 @@ impl Saver {
 }
 
 impl Inner {
-    async fn store(&self, head: Head, partition: &PartitionProgress, number: u64, mut parts: mpsc::Receiver<Part>) {
+    async fn store(
+        &self,
+        head: Head,
+        partition: &PartitionProgress,
+        number: u64,
+        mut parts: mpsc::Receiver<Part>,
+    ) {
         let Ok(_permit) = self.uploads.acquire().await else { return };
         let begun = Instant::now();
         let (id, offset) = (head.partition, head.next_offset);
@@ -106,7 +112,10 @@ impl Inner {
             Ok(None) => {}
             Ok(Some(published)) => {
                 let metrics = &self.progress.metrics;
-                observe_ms(&metrics.snapshot_seconds, i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX));
+                observe_ms(
+                    &metrics.snapshot_seconds,
+                    i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX),
+                );
                 partition.saved_ms.store(self.clock.now_ms(), Ordering::Relaxed);
                 partition.saved_bytes.store(published.bytes, Ordering::Relaxed);
                 (self.commit)(id, offset);
@@ -117,7 +126,11 @@ impl Inner {
             }
             Err(error) => {
                 self.progress.metrics.snapshot_failures.inc();
-                tracing::error!(partition = id, offset, "no snapshot: {error}; the next is tried at its time");
+                tracing::error!(
+                    partition = id,
+                    offset,
+                    "no snapshot: {error}; the next is tried at its time"
+                );
             }
         }
     }

@@ -47,7 +47,8 @@ impl Worker {
         let (orders, received) = bounded(ORDERS);
         let (bell, heard) = Doorbell::new();
         let name = format!("fold-{number}");
-        let body = Body { name: name.clone(), progress, orders: received, heard, partitions: BTreeMap::new() };
+        let body =
+            Body { name: name.clone(), progress, orders: received, heard, partitions: BTreeMap::new() };
         let thread = std::thread::Builder::new().name(name).spawn(move || body.run())?;
         Ok(Worker { orders, bell, thread })
     }
@@ -137,7 +138,9 @@ impl Body {
 
     /// Folds no more; hands over everything, then saves as long as there is time.
     fn finish(&mut self, deadline: Instant) {
-        while !self.partitions.values_mut().fold(true, |all, p| p.finish() && all) && Instant::now() < deadline {
+        while !self.partitions.values_mut().fold(true, |all, p| p.finish() && all)
+            && Instant::now() < deadline
+        {
             std::thread::sleep(AGAIN);
         }
         for partition in self.partitions.values_mut() {

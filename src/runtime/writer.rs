@@ -60,7 +60,8 @@ impl Writer {
         let mut taken = Vec::with_capacity(QUEUE);
         let queue = self.progress.metrics.queue("changes", QUEUE);
         loop {
-            let wait = tokio::time::timeout(Duration::from_secs(5), writes.recv_many(&mut taken, QUEUE)).await;
+            let wait =
+                tokio::time::timeout(Duration::from_secs(5), writes.recv_many(&mut taken, QUEUE)).await;
             self.progress.beat("the writer");
             match wait {
                 Ok(0) => break,
@@ -86,7 +87,8 @@ impl Writer {
                     return;
                 }
                 Err(error) => {
-                    let wait = if matches!(error, CasesError::Full { .. }) { Wait::Disk } else { Wait::Cases };
+                    let wait =
+                        if matches!(error, CasesError::Full { .. }) { Wait::Disk } else { Wait::Cases };
                     self.progress.waits(wait, -1, &error.to_string());
                     if said.is_some_and(|at| at.elapsed() > AGAIN) {
                         tracing::error!(reason = error.reason(), "folding still waits: {error}");
@@ -96,7 +98,9 @@ impl Writer {
             }
             self.progress.beat("the writer");
             if *self.give_up.borrow() {
-                tracing::warn!("stopping while the database refuses: what it did not take is decided again from the log");
+                tracing::warn!(
+                    "stopping while the database refuses: what it did not take is decided again from the log"
+                );
                 return;
             }
             tokio::time::sleep(RETRY).await;
@@ -121,7 +125,10 @@ impl Writer {
         let committed = self.cases.commit(&batch).await?;
         let metrics = &self.progress.metrics;
         if !write.changes.is_empty() {
-            observe_ms(&metrics.cases_write_seconds, i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX));
+            observe_ms(
+                &metrics.cases_write_seconds,
+                i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX),
+            );
         }
         let live = self.backlog.is_over(write.progress.partition);
         let written_ms = self.clock.now_ms();

@@ -98,7 +98,10 @@ impl SnapshotError {
     /// Whether this one snapshot is of no use, as opposed to a store that does not answer now.
     #[must_use]
     pub const fn is_damage(&self) -> bool {
-        matches!(self, SnapshotError::Damaged { .. } | SnapshotError::Store(object_store::Error::NotFound { .. }))
+        matches!(
+            self,
+            SnapshotError::Damaged { .. } | SnapshotError::Store(object_store::Error::NotFound { .. })
+        )
     }
 }
 

@@ -15,6 +15,7 @@ pub mod poll;
 pub mod probe;
 #[cfg(test)]
 mod tests;
+pub mod topic;
 pub mod trouble;
 
 use std::collections::BTreeMap;
@@ -172,6 +173,8 @@ pub enum Event {
     Topic {
         /// How many partitions it has.
         partitions: i32,
+        /// Its configuration, where it may be read.
+        config: Option<topic::TopicConfig>,
     },
     /// The group gave us these, besides what we have; each waits for [`Kafka::start`]. May be empty.
     Assigned(Vec<i32>),
@@ -429,6 +432,12 @@ impl Kafka {
         let _ = self.requests.try_send(probe::Request::Wake);
         let deadline = Instant::now() + patience;
         (0..2).all(|_| self.done.recv_deadline(deadline).is_ok())
+    }
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
     }
 }
 

@@ -14,4 +14,5 @@ mod oracle_impl;
 mod parts;
 mod rules;
 mod shipped;
+mod runtime;
 mod world;

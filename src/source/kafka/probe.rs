@@ -14,7 +14,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::poll::{Begin, Command, Context};
 use super::trouble::Kind;
-use super::{Certificate, ConfigError, Event, Gap, GapKind, Shared, Start, StartAt};
+use super::{Certificate, ConfigError, Event, Gap, GapKind, Shared, Start, StartAt, topic};
 
 /// What the thread is asked.
 pub(super) enum Request {
@@ -46,6 +46,8 @@ pub(super) struct Probe {
     /// Partitions by their leader.
     leaders: BTreeMap<i32, Vec<i32>>,
     partitions: i32,
+    /// The topic's id, where the broker gives one.
+    topic_id: Option<String>,
     metadata_due: Instant,
     /// Brokers that did not answer, and when they are asked again.
     silent: BTreeMap<i32, Instant>,
@@ -80,6 +82,7 @@ impl Probe {
             events,
             leaders: BTreeMap::new(),
             partitions: 0,
+            topic_id: None,
             metadata_due: Instant::now(),
             silent: BTreeMap::new(),
             starts: Vec::new(),
@@ -150,11 +153,37 @@ impl Probe {
         for partition in found.partitions().iter().filter(|p| p.leader() >= 0) {
             self.leaders.entry(partition.leader()).or_default().push(partition.id());
         }
+        self.identified();
         self.counted(count);
         let led = self.leaders.values().map(Vec::len).sum::<usize>();
         if led == found.partitions().len() {
             self.metadata_due = Instant::now() + self.shared.options.metadata_every;
         }
+    }
+
+    /// Sees that the topic is another one of the same name.
+    fn identified(&mut self) {
+        let Some(id) = topic::id(&self.client, &self.shared.options.topic, ANSWER) else { return };
+        let before = self.topic_id.replace(id);
+        if before.is_some() && before != self.topic_id {
+            tracing::warn!(topic = self.shared.options.topic, "the topic was deleted and made anew");
+            for (partition, watch) in self.shared.watches() {
+                let from = watch.position.load(Ordering::Relaxed);
+                match self.client.fetch_watermarks(&self.shared.options.topic, partition, ANSWER) {
+                    Ok((to, _)) => self.skip(Gap { partition, from, to, kind: GapKind::MadeAnew }),
+                    Err(error) => {
+                        // The whole is looked at again with the next metadata.
+                        self.shared.troubles.note(&error, "no answer to a question about offsets");
+                        self.topic_id.clone_from(&before);
+                    }
+                }
+            }
+        }
+    }
+
+    fn skip(&self, gap: Gap) {
+        self.found(Some(&gap));
+        let _ = self.commands.send(Command::Skip(gap));
     }
 
     fn counted(&mut self, count: i32) {
@@ -164,7 +193,8 @@ impl Probe {
         }
         if was == 0 {
             self.partitions = count;
-            let _ = self.events.send(Event::Topic { partitions: count });
+            let config = topic::config(&self.client, &self.shared.options.topic, ANSWER);
+            let _ = self.events.send(Event::Topic { partitions: count, config });
             let _ = self.commands.send(Command::Subscribe);
             return;
         }
@@ -239,8 +269,9 @@ impl Probe {
                 };
                 (offset, beginning(offset))
             }
-            StartAt::Offset { offset, .. } => {
-                let gap = lost(partition, *offset, low, high);
+            StartAt::Offset { offset, topic_id } => {
+                let known = topic_id.as_ref().zip(self.topic_id.as_ref()).map(|(was, is)| was == is);
+                let gap = lost(partition, *offset, low, high, known);
                 (gap.as_ref().map_or(*offset, |g| g.to), gap)
             }
         })
@@ -402,9 +433,10 @@ impl Probe {
         let position = watch.position.load(Ordering::Relaxed);
         match self.client.fetch_watermarks(&self.shared.options.topic, partition, ANSWER) {
             Ok((low, high)) => {
-                if let Some(gap) = lost(partition, position, low, high) {
-                    self.found(Some(&gap));
-                    let _ = self.commands.send(Command::Skip(gap));
+                // Another topic of the same name would have been seen by its id.
+                let same = self.topic_id.as_ref().map(|_| true);
+                if let Some(gap) = lost(partition, position, low, high, same) {
+                    self.skip(gap);
                 }
                 true
             }
@@ -417,16 +449,34 @@ impl Probe {
     }
 }
 
-/// What is missing between the offset wanted and a log that holds `low` up to, not including, `high`. Below a log that
-/// was cut everything it holds is read again: telling a cut from a topic made anew takes its id, a record folded twice
-/// changes nothing, and one never folded would be missing.
-fn lost(partition: i32, wanted: i64, low: i64, high: i64) -> Option<Gap> {
-    if wanted < low {
-        Some(Gap { partition, from: wanted, to: low, kind: GapKind::Retention })
-    } else if wanted > high {
-        let kind = if low == 0 { GapKind::MadeAnew } else { GapKind::Truncation };
-        Some(Gap { partition, from: wanted, to: low, kind })
-    } else {
-        None
+/// What is missing between the offset wanted and a log that holds `low` up to, not including, `high`; `same`: whether it is
+/// the topic it was, where that is known. A log that was cut goes on from its end. Where it may be another log, all it
+/// holds is read: a record folded twice changes nothing, one never folded would be missing.
+fn lost(partition: i32, wanted: i64, low: i64, high: i64, same: Option<bool>) -> Option<Gap> {
+    let (to, kind) = match same {
+        Some(false) => (low, GapKind::MadeAnew),
+        _ if wanted < low => (low, GapKind::Retention),
+        Some(true) if wanted > high => (high, GapKind::Truncation),
+        None if wanted > high => (low, GapKind::MadeAnew),
+        _ => return None,
+    };
+    Some(Gap { partition, from: wanted, to, kind })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_lost() {
+        let kind = |wanted, same| lost(0, wanted, 10, 20, same).map(|g| (g.kind, g.to));
+        for same in [Some(true), None] {
+            assert_eq!(kind(10, same), None);
+            assert_eq!(kind(20, same), None);
+            assert_eq!(kind(9, same), Some((GapKind::Retention, 10)));
+        }
+        assert_eq!(kind(21, Some(true)), Some((GapKind::Truncation, 20)));
+        assert_eq!(kind(21, None), Some((GapKind::MadeAnew, 10)));
+        assert_eq!(kind(15, Some(false)), Some((GapKind::MadeAnew, 10)));
     }
 }
