@@ -1,0 +1,236 @@
+//! `run`: the daemon (DESIGN §8).
+
+use std::io::IsTerminal as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::{self, Config, Start, read_secret};
+use crate::engine::Lifetimes;
+use crate::http::HttpError;
+use crate::http::auth::Token;
+use crate::log;
+use crate::notify::Notifier;
+use crate::notify::email::{Email, EmailSettings};
+use crate::notify::link::LinkKey;
+use crate::notify::webhook::{Webhook, WebhookClient, WebhookSettings};
+use crate::rules::policies::{Policies, ReceiverKind};
+use crate::rules::{Level, compile};
+use crate::runtime::clock::SystemClock;
+use crate::runtime::daemon::{Daemon, InForce, Settings};
+use crate::runtime::dispatcher::Route;
+use crate::runtime::systemd;
+use crate::snapshots::{Location, SnapshotError};
+use crate::source::kafka::{ConfigError, Options, StartAt};
+
+/// How long a stop may take: what orders it (systemd, a container engine) kills after 10 s at the least.
+const STOP: Duration = Duration::from_millis(9_500);
+
+/// Runs until a signal or until it cannot go on. The exit code.
+///
+/// # Errors
+/// The configuration is wrong in a way that `check` cannot see.
+pub fn run(path: &Path, dry_run: bool) -> anyhow::Result<u8> {
+    let config = match Config::load(path) {
+        Ok(config) => config,
+        Err(problems) => {
+            for problem in &problems {
+                eprintln!("{}", problem.render(false));
+            }
+            return Ok(super::USAGE);
+        }
+    };
+    log::init(config.log.format, &config.log.filter, std::io::stderr().is_terminal())?;
+    let Some(in_force) = in_force(&config)? else { return Ok(super::USAGE) };
+    check_receivers(&config, &in_force.policies)?;
+    let settings = settings(&config, dry_run)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads().clamp(2, 4))
+        .thread_name("tasks")
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
+    let policies = Arc::clone(&in_force.policies);
+    let code = runtime.block_on(serve(&config, settings, in_force, &policies));
+    // What hangs in librdkafka or in a name server must not keep a stopped process.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    code
+}
+
+async fn serve(
+    config: &Config,
+    settings: Settings,
+    in_force: InForce,
+    policies: &Policies,
+) -> anyhow::Result<u8> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let routes = |key: LinkKey| routes(config, policies, key);
+    let started = tokio::select! {
+        started = Daemon::start(settings, in_force, &routes, Arc::new(SystemClock)) => started,
+        () = either(&mut terminate, &mut interrupt) => return Ok(super::FINE),
+    };
+    let daemon = match started {
+        Ok(daemon) => daemon,
+        Err(error) if is_configuration(&error) => return Err(error),
+        Err(error) => {
+            tracing::error!("cannot start: {error:#}");
+            return Ok(super::FAILED);
+        }
+    };
+    systemd::ready();
+    let watchdog = tokio::spawn(systemd::watchdog(daemon.port()));
+    let code = tokio::select! {
+        () = either(&mut terminate, &mut interrupt) => super::FINE,
+        _ = daemon.failed() => super::FAILED,
+    };
+    tracing::info!("stopping");
+    systemd::stopping();
+    let stop = tokio::spawn(daemon.stop(STOP));
+    tokio::select! {
+        _ = stop => {}
+        () = either(&mut terminate, &mut interrupt) => tracing::warn!("told to stop twice: ending at once"),
+    }
+    watchdog.abort();
+    Ok(code)
+}
+
+async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// Whether a start failed because of what the user wrote, as opposed to what the machine is like.
+fn is_configuration(error: &anyhow::Error) -> bool {
+    error.is::<ConfigError>()
+        || matches!(error.downcast_ref(), Some(HttpError::Open(_)))
+        || matches!(error.downcast_ref(), Some(SnapshotError::Location(_)))
+}
+
+/// Rules and policies; problems go to standard error, `None` where one is an error.
+fn in_force(config: &Config) -> anyhow::Result<Option<InForce>> {
+    let loaded = compile(&config::read_rules(&config.rules)?);
+    for problem in &loaded.problems {
+        match problem.level {
+            Level::Error => eprintln!("{}", problem.render(false)),
+            Level::Lint => tracing::warn!("{}", problem.message),
+        }
+    }
+    Ok(InForce::of(loaded))
+}
+
+/// Nobody to tell makes a watchdog pointless; a mail receiver needs a way to send mail.
+fn check_receivers(config: &Config, policies: &Policies) -> anyhow::Result<()> {
+    if policies.receivers.is_empty() {
+        bail!(
+            "there is nobody to tell: {} names no receiver; add one, for instance\n  receivers:\n    - {{id: ops_mail, email: {{to: \
+             [ops@example.org]}}}}\n  policies:\n    - {{id: tell_ops, steps: [{{after: 0m, notify: [ops_mail]}}]}}\n  \
+             default_policy: tell_ops",
+            config.rules.join("policies.yaml").display()
+        );
+    }
+    let mail = policies.receivers.iter().find(|r| matches!(r.kind, ReceiverKind::Email { .. }));
+    if let (Some(receiver), None) = (mail, &config.smtp.url) {
+        bail!(
+            "receiver {} is told by e-mail, and {} does not say how to send one; add\n  smtp: {{url: \
+             \"smtp://localhost:25\", from: \"parcelwatch@example.org\"}}",
+            receiver.id,
+            config.path.display()
+        );
+    }
+    Ok(())
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
+}
+
+fn millis(ms: i64) -> Duration {
+    Duration::from_millis(u64::try_from(ms).unwrap_or(0))
+}
+
+fn settings(config: &Config, dry_run: bool) -> anyhow::Result<Settings> {
+    let k = &config.kafka;
+    let mut kafka = Options::new(&k.bootstrap_servers, &k.topic, &k.group_id, "");
+    for (key, value) in &k.properties {
+        let value = read_secret(value).with_context(|| format!("kafka.properties: {key}"))?;
+        kafka.properties.insert(key.clone(), value.expose().to_owned());
+    }
+    let tokens = config.http.tokens.iter().map(|t| {
+        let secret = read_secret(&t.token).with_context(|| format!("http.tokens: {}", t.name))?;
+        Ok(Token::new(&t.name, t.role, secret.expose()))
+    });
+    Ok(Settings {
+        kafka,
+        start: match k.start {
+            Start::Earliest => StartAt::Earliest,
+            Start::Latest => StartAt::Latest,
+            Start::At(time) => StartAt::At(time),
+        },
+        state: config.state.clone(),
+        snapshots: config.snapshots.to.as_deref().map(Location::parse).transpose()?,
+        snapshots_every: millis(config.snapshots.every),
+        snapshots_keep: usize::try_from(config.snapshots.keep).unwrap_or(usize::MAX),
+        cases_keep: config.cases.keep,
+        lifetimes: Lifetimes {
+            forget_after: config.time.forget_after,
+            remember_ids: config.time.remember_ids,
+            abandon_after: config.time.abandon_after,
+        },
+        skew: config.time.skew,
+        certificate_ttl: millis(config.time.certificate_ttl),
+        listen: config.http.listen,
+        public_url: config.http.public_url.clone(),
+        tokens: tokens.collect::<anyhow::Result<_>>()?,
+        dry_run,
+        threads: threads(),
+    })
+}
+
+/// How each receiver is reached.
+fn routes(config: &Config, policies: &Policies, key: LinkKey) -> anyhow::Result<Vec<Route>> {
+    let allow = config.allow_private_networks.iter().copied().collect();
+    let client = WebhookClient::new(WebhookSettings { allow, ..WebhookSettings::default() })?;
+    let mail = mail(config, key)?;
+    let mut routes = Vec::with_capacity(policies.receivers.len());
+    for receiver in &policies.receivers {
+        let at = || format!("receiver {}", receiver.id);
+        let notifier: Arc<dyn Notifier> = match &receiver.kind {
+            ReceiverKind::Email { .. } => match &mail {
+                Some(mail) => Arc::clone(mail) as Arc<dyn Notifier>,
+                None => bail!("receiver {}: smtp.url is missing", receiver.id),
+            },
+            ReceiverKind::Webhook { url, secret } => {
+                let url = read_secret(url).with_context(at)?;
+                let secret = secret.as_ref().map(read_secret).transpose().with_context(at)?;
+                let secret = secret.as_ref().map(config::Secret::expose);
+                Arc::new(Webhook::new(&client, url.expose(), secret).with_context(at)?)
+            }
+        };
+        routes.push(Route {
+            receiver: receiver.id.clone(),
+            integration: receiver.kind.integration(),
+            notifier,
+        });
+    }
+    Ok(routes)
+}
+
+/// The one way to send mail that all receivers share.
+fn mail(config: &Config, key: LinkKey) -> anyhow::Result<Option<Arc<Email>>> {
+    let smtp = &config.smtp;
+    let (Some(url), Some(from)) = (&smtp.url, &smtp.from) else { return Ok(None) };
+    let mut settings = EmailSettings::new(url, from);
+    if let (Some(username), Some(password)) = (&smtp.username, &smtp.password) {
+        let password = read_secret(password).context("smtp.password")?;
+        settings.login = Some((username.clone(), password.expose().to_owned()));
+    }
+    settings.public_url.clone_from(&config.http.public_url);
+    settings.link_key = Some(key);
+    Ok(Some(Arc::new(Email::new(settings).context("smtp")?)))
+}
