@@ -436,6 +436,9 @@ fn too_deep(at: usize) -> Fault {
 fn explain(kind: &ErrorKind, text: &str, at: usize) -> Fault {
     let at = floor(text, at);
     let here = text[at..].chars().next();
+    if let Some(fault) = open_bracket(kind, text, at).or_else(|| no_space(kind, text, at)) {
+        return fault;
+    }
     let (message, help): (String, &str) = match kind {
         ErrorKind::RecursionLimitExceeded => return too_deep(at),
         ErrorKind::TabNotAllowed
@@ -464,7 +467,10 @@ fn explain(kind: &ErrorKind, text: &str, at: usize) -> Fault {
             "a backslash in double quotes begins an escape that does not exist".into(),
             "write '…' with single quotes, where a backslash is only a backslash",
         ),
-        ErrorKind::UnexpectedCharacter { character: c @ ('@' | '`' | '%') } => {
+        ErrorKind::UnexpectedCharacter { character: '`' } => {
+            ("a value cannot begin with a backtick".into(), "put the value in quotes")
+        }
+        ErrorKind::UnexpectedCharacter { character: c @ ('@' | '%') } => {
             (format!("a value cannot begin with `{c}`"), "put the value in quotes")
         }
         ErrorKind::UnclosedFlowCollection { open } => (
@@ -544,6 +550,67 @@ fn explain(kind: &ErrorKind, text: &str, at: usize) -> Fault {
     };
     let end = at + here.filter(|c| *c != '\n' && *c != '\r').map_or(0, char::len_utf8);
     Fault::new(FaultKind::Syntax, at..end, message, help)
+}
+
+/// A bracket of an earlier line that is still open where the parser stumbled: that is the mistake.
+fn open_bracket(kind: &ErrorKind, text: &str, at: usize) -> Option<Fault> {
+    let stumbles = matches!(
+        kind,
+        ErrorKind::MappingValueNotAllowed
+            | ErrorKind::InvalidColonPlacement
+            | ErrorKind::ExpectedFlowSequenceSeparator
+            | ErrorKind::ExpectedFlowMappingSeparator
+            | ErrorKind::BlockEntryInFlowCollection
+            | ErrorKind::UnclosedFlowCollection { .. }
+            | ErrorKind::UnexpectedEofFlowSequence
+            | ErrorKind::UnexpectedEofFlowMapping
+            | ErrorKind::UnexpectedEofImplicitFlowMapping
+    );
+    if !stumbles {
+        return None;
+    }
+    let mut open: Vec<usize> = Vec::new();
+    let (mut quote, mut before) = (None, ' ');
+    let mut chars = text[..at].char_indices();
+    while let Some((i, c)) = chars.next() {
+        let begins = matches!(before, ' ' | '\n' | '[' | '{' | ',' | ':');
+        match (quote, c) {
+            (Some(q), c) if c == q => quote = None,
+            (Some(_), _) => {}
+            (None, '"' | '\'') if begins => quote = Some(c),
+            (None, '#') if matches!(before, ' ' | '\n') => {
+                chars.by_ref().find(|(_, c)| *c == '\n');
+            }
+            (None, '[' | '{') if begins || !open.is_empty() => open.push(i),
+            (None, ']' | '}') => drop(open.pop()),
+            (None, _) => {}
+        }
+        before = c;
+    }
+    let first = open.first().copied()?;
+    text[first..at].contains('\n').then(|| {
+        let message = format!("`{}` is opened here and never closed", &text[first..=first]);
+        let help = "add the closing bracket; or write the list with `- `, one a line";
+        Fault::new(FaultKind::Syntax, first..first + 1, message, help)
+    })
+}
+
+/// `key:value`, which is a text and no key.
+fn no_space(kind: &ErrorKind, text: &str, at: usize) -> Option<Fault> {
+    if !matches!(
+        kind,
+        ErrorKind::SimpleKeyExpected | ErrorKind::InvalidSimpleKey | ErrorKind::ExpectedBlockMappingKey
+    ) {
+        return None;
+    }
+    let line = text[at..].lines().next()?;
+    let key = line.len() - line.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || c == '_').len();
+    let rest = line[key..].strip_prefix(':')?;
+    (key > 0 && rest.starts_with(|c: char| !c.is_whitespace())).then(|| {
+        let message = format!("`{}` has no space after its `:`", cut(line.trim_end()));
+        let help = format!("write `{}: {}`", &line[..key], cut(rest.trim_end()));
+        Fault::new(FaultKind::Syntax, at + key..at + key + 1, message, help)
+    })
 }
 
 fn floor(text: &str, mut at: usize) -> usize {

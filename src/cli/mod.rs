@@ -1,6 +1,8 @@
 //! The command line: one file a command (DESIGN §8).
 
 pub mod backtest;
+pub mod check;
+pub mod run;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,6 +24,20 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// The daemon: milestones from Kafka in, escalations out
+    Run {
+        /// The configuration
+        #[arg(long, default_value = "config/parcelwatch.yaml")]
+        config: PathBuf,
+        /// Decide and record, send nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Check rules, policies and configuration: every problem at once, with its place and a remedy
+    Check {
+        /// Directories of rules, single files, configurations [default: config/parcelwatch.yaml, else rules]
+        paths: Vec<PathBuf>,
+    },
     /// Replay recorded events against rules: what would have been told, and when
     Backtest {
         /// A directory of rules, or one file
@@ -63,6 +79,8 @@ pub const LINT: u8 = 3;
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
+        Command::Run { config, dry_run } => run::run(&config, dry_run),
+        Command::Check { paths } => Ok(check::check(&paths)),
         Command::Backtest { rules, events, until, format: Format::Jsonl } => {
             run_backtest(&rules, &events, until)
         }

@@ -101,6 +101,11 @@ impl Draft {
         let evidence = optional(fields, "evidence", |n| evidence(r, n));
         let tolerance = optional(fields, "tolerance", |n| match n.text() {
             Some("any") => Some(Tolerance::Any),
+            Some(text) if text.starts_with(|c: char| c.is_ascii_alphabetic()) => {
+                let message = format!("`tolerance`: `{}` is no duration", cut(text));
+                r.error(code::BAD_DURATION, &n.at, message, "write a duration such as 14h, or any");
+                None
+            }
             _ => r.elapsed(n, "`tolerance`").map(Tolerance::Ms),
         });
         let grace = elapsed(r, "grace");
@@ -190,7 +195,7 @@ impl Draft {
     fn stages(&self, r: &mut Reader, calendar: CalendarRef, rule: &Range<usize>) -> Option<Vec<Stage>> {
         let Some(drafts) = &self.stages else {
             let help = "say when it is late, as in `stages: [{at: 24h, severity: warning}]`, or `within: 24h` with `severity`";
-            r.missing(rule, "a rule", "stages` or `within", help);
+            r.lacks(rule, "a rule has neither `stages` nor `within`".to_owned(), help);
             return None;
         };
         let mut stages = Vec::with_capacity(drafts.len());
@@ -207,7 +212,9 @@ impl Draft {
             }
             let Some(severity) = draft.severity.or(self.severity) else {
                 let help = "add one: info, warning, high or critical; `severity:` of the rule counts for all stages without one";
-                r.error(code::MISSING_KEY, &draft.at, "this stage has no severity", help);
+                if !r.has_refused(rule) {
+                    r.error(code::MISSING_KEY, &draft.at, "this stage has no severity", help);
+                }
                 return None;
             };
             stages.push(Stage { at: draft.span, severity });
@@ -483,14 +490,7 @@ fn stage(r: &mut Reader, node: &Node) -> Option<DraftStage> {
     let fields = r.fields(node, "a stage", &["at", "severity"])?;
     let severity = optional(&fields, "severity", |n| severity(r, n));
     let Some(at) = fields.get("at") else {
-        if node.get("at").is_none() {
-            r.missing(
-                &node.at,
-                "a stage",
-                "at",
-                "say how long after the anchor it is reached, as in {at: 24h}",
-            );
-        }
+        r.missing(&node.at, "a stage", "at", "say how long after the anchor it is reached, as in {at: 24h}");
         return None;
     };
     let span = r.span(at, "`at`")?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::calendar::{Calendar, zone_names};
 use super::names::Names;
-use super::problem::{Place, code, nearest, suggest};
+use super::problem::{Place, code, did_you_mean, suggest};
 use super::reader::Reader;
 use crate::model::{DAY, HOUR, MINUTE, Time};
 use crate::yaml::{Node, cut};
@@ -33,9 +33,7 @@ pub fn calendars(r: &mut Reader, names: &mut Names, node: &Node) {
     for item in items {
         let Some(fields) = r.fields(item, "a calendar", &KEYS) else { continue };
         let Some(id_node) = fields.get("id") else {
-            if item.get("id").is_none() {
-                r.missing(&item.at, "a calendar", "id", "rules name it by its id");
-            }
+            r.missing(&item.at, "a calendar", "id", "rules name it by its id");
             continue;
         };
         let Some(id) = r.name(id_node, "the calendar") else { continue };
@@ -72,20 +70,17 @@ fn calendar(
     let holidays = fields.get("holidays").map_or(Some(Vec::new()), |n| holidays(r, n));
     let country = fields.get("country").map_or(Some(Vec::new()), |n| country(r, n, countries));
     let Some(zone) = fields.get("zone") else {
-        if !fields.iter().any(|(k, _, _)| k == "zone") {
-            r.missing(&fields.at, "a calendar", "zone", "name its time zone, as in `zone: Europe/Madrid`");
-        }
+        r.missing(&fields.at, "a calendar", "zone", "name its time zone, as in `zone: Europe/Madrid`");
         return None;
     };
     let name = r.text(zone, "`zone`")?;
     let Some(mut calendar) = Calendar::new(id, name, days?, windows?, holidays?) else {
         let message = format!("`{}` is no time zone", cut(name));
         let city = zone_names().find(|z| z.rsplit('/').next().is_some_and(|c| c.eq_ignore_ascii_case(name)));
-        let near = city.or_else(|| nearest(name, zone_names()));
-        let help = near.map_or_else(
-            || "write an IANA name such as Europe/Madrid, Asia/Shanghai or UTC".to_owned(),
-            |n| format!("did you mean `{n}`?"),
-        );
+        let help = city
+            .map(|n| format!("did you mean `{n}`?"))
+            .or_else(|| did_you_mean(name, zone_names()))
+            .unwrap_or_else(|| "write an IANA name such as Europe/Madrid, Asia/Shanghai or UTC".to_owned());
         r.error(code::BAD_CALENDAR, &zone.at, message, help);
         return None;
     };

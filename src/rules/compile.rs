@@ -223,9 +223,7 @@ fn declared(
 ) {
     let Some(fields) = r.fields(node, "a declared fact", &["name", "type"]) else { return };
     let Some(name_node) = fields.get("name") else {
-        if node.get("name").is_none() {
-            r.missing(&node.at, "a declared fact", "name", "write {name: warehouse_zone, type: text}");
-        }
+        r.missing(&node.at, "a declared fact", "name", "write {name: warehouse_zone, type: text}");
         return;
     };
     let Some(name) = r.text(name_node, "`name`") else { return };
@@ -322,6 +320,7 @@ fn top(r: &mut Reader, node: &Node) {
         r.fields(node, "a file of rules", &TOP_KEYS);
         return;
     };
+    let mut of_rule = false;
     for (key, value) in entries {
         let name = key.text().unwrap_or_default();
         if TOP_KEYS.contains(&name) {
@@ -333,6 +332,10 @@ fn top(r: &mut Reader, node: &Node) {
             let message = format!("`{name}` does not belong into a file of rules");
             r.error(code::UNKNOWN_KEY, &key.at, message, "move it to policies.yaml in the same folder");
         } else if RULE_KEYS.contains(&name) {
+            // Once is enough: the whole rule stands here.
+            if std::mem::replace(&mut of_rule, true) {
+                continue;
+            }
             let message = format!("`{name}` is the key of a rule, and stands at the top of the file");
             r.error(
                 code::UNKNOWN_KEY,

@@ -86,12 +86,9 @@ pub fn unknown_fact(r: &mut Reader, names: &Names, key: &Node, name: &str, extra
     if names.rules_broken {
         return;
     }
-    let near = super::problem::nearest(
-        name,
-        names.facts().chain(extra.iter().copied()).chain(["any_of", "none_of"]),
-    );
-    let declare = format!("declare it in a file of rules: `facts: [{{name: {shown}, type: text}}]`");
-    let help = near.map_or(declare, |n| format!("did you mean `{n}`?"));
+    let known = names.facts().chain(extra.iter().copied()).chain(["any_of", "none_of"]);
+    let declare = || format!("declare it in a file of rules: `facts: [{{name: {shown}, type: text}}]`");
+    let help = super::problem::did_you_mean(name, known).unwrap_or_else(declare);
     r.error(code::UNKNOWN_FACT, &key.at, format!("`{shown}` is no known fact"), help);
 }
 

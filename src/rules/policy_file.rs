@@ -127,14 +127,12 @@ fn policy(
     let steps = match fields.get("steps") {
         Some(n) => steps(r, n, receivers),
         None => {
-            if node.get("steps").is_none() {
-                r.missing(
-                    &node.at,
-                    "a policy",
-                    "steps",
-                    "say whom it tells, as in `steps: [{after: 0m, notify: [ops_mail]}]`",
-                );
-            }
+            r.missing(
+                &node.at,
+                "a policy",
+                "steps",
+                "say whom it tells, as in `steps: [{after: 0m, notify: [ops_mail]}]`",
+            );
             None
         }
     };
@@ -221,9 +219,7 @@ fn step(r: &mut Reader, node: &Node, receivers: &BTreeMap<&str, Place>) -> Optio
     let after = optional(&fields, "after", |n| r.elapsed(n, "`after`"));
     let min_severity = optional(&fields, "min_severity", |n| severity(r, n));
     let Some(notify) = fields.get("notify") else {
-        if node.get("notify").is_none() {
-            r.missing(&node.at, "a step", "notify", "name receivers, or owner, as in `notify: [ops_mail]`");
-        }
+        r.missing(&node.at, "a step", "notify", "name receivers, or owner, as in `notify: [ops_mail]`");
         return None;
     };
     let notify = told(r, notify, "`notify`", receivers, true);

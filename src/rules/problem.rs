@@ -273,9 +273,8 @@ const WINDOW: usize = 160;
 
 /// `file:line:column` and the line with the place marked. Of a very long line only the part around the place is
 /// shown, and secrets never.
-fn show(place: &Place, kind: AnnotationKind, why: Option<String>) -> [Element<'static>; 2] {
+fn show(place: &Place, kind: AnnotationKind, why: Option<String>) -> Vec<Element<'static>> {
     let path = normalize_untrusted_str(&place.source.path.display().to_string());
-    let origin = Origin::path(path).line(place.line).char_column(place.column);
     let line = place.source.line(place.line);
     let start = place.at.start.clamp(line.start, line.end);
     let end = place.at.end.clamp(start, line.end);
@@ -285,7 +284,12 @@ fn show(place: &Place, kind: AnnotationKind, why: Option<String>) -> [Element<'s
     let shown = text[from..to].to_owned();
     let span = start - from..end.min(to) - from;
     let snippet = Snippet::source(shown).line_start(place.line).annotation(kind.span(span).label(why));
-    [origin.into(), snippet.into()]
+    // The library counts columns in what it shows; of a line that was cut they have to be told.
+    if from == 0 {
+        return vec![snippet.path(path).into()];
+    }
+    let origin = Origin::path(path).line(place.line).char_column(place.column);
+    vec![origin.into(), snippet.into()]
 }
 
 /// The part of a line around `at`.
@@ -303,8 +307,7 @@ fn window(line: &str, at: usize) -> (usize, usize) {
 }
 
 /// Keys whose values are never shown.
-const SECRET_KEYS: [&str; 7] =
-    ["secret", "password", "token", "routing_key", "api_key", "key.pem", "username"];
+const SECRET_KEYS: [&str; 6] = ["secret", "password", "token", "routing_key", "api_key", "key.pem"];
 
 /// Hides what a line writes in place as a secret: each byte becomes `*`, so that columns stay.
 fn mask(line: &str) -> String {
@@ -339,28 +342,44 @@ fn mask(line: &str) -> String {
     String::from_utf8(out).unwrap_or_else(|_| "*".repeat(line.len()))
 }
 
-/// The name of the list that `word` was probably meant to be.
+/// The names of a list that `word` was probably meant to be: the nearest, or several that are equally near.
 #[must_use]
-pub fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let lower = word.to_lowercase();
     if word.is_empty() || word.len() > 80 {
-        return None;
+        return Vec::new();
     }
-    names
-        .into_iter()
-        .filter(|n| !n.is_empty())
-        .map(|n| (strsim::damerau_levenshtein(&lower, &n.to_lowercase()), n))
-        .filter(|(distance, n)| *distance <= (n.len().max(word.len()) / 3).max(1))
-        .min_by_key(|(distance, n)| (*distance, n.len()))
-        .map(|(_, n)| n)
+    let mut near: Vec<&str> = Vec::new();
+    let mut least = usize::MAX;
+    for name in names.into_iter().filter(|n| !n.is_empty()) {
+        let distance = strsim::damerau_levenshtein(&lower, &name.to_lowercase());
+        if distance > (name.len().max(word.len()) / 3).max(1) || distance > least {
+            continue;
+        }
+        if distance < least {
+            least = distance;
+            near.clear();
+        }
+        if near.len() < 3 && !near.contains(&name) {
+            near.push(name);
+        }
+    }
+    near
+}
+
+/// "did you mean `x`?"
+#[must_use]
+pub fn did_you_mean<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    let near = nearest(word, names);
+    let quoted: Vec<String> = near.iter().map(|n| format!("`{n}`")).collect();
+    (!quoted.is_empty()).then(|| format!("did you mean {}?", quoted.join(" or ")))
 }
 
 /// "did you mean `x`?", or what there is to choose from.
 #[must_use]
 pub fn suggest<'a>(word: &str, names: impl IntoIterator<Item = &'a str> + Clone) -> Option<String> {
-    if let Some(name) = nearest(word, names.clone()) {
-        return Some(format!("did you mean `{name}`?"));
-    }
-    let all: Vec<&str> = names.into_iter().filter(|n| !n.is_empty()).collect();
-    (!all.is_empty() && all.len() <= 12).then(|| format!("one of: {}", all.join(", ")))
+    did_you_mean(word, names.clone()).or_else(|| {
+        let all: Vec<&str> = names.into_iter().filter(|n| !n.is_empty()).collect();
+        (!all.is_empty() && all.len() <= 12).then(|| format!("one of: {}", all.join(", ")))
+    })
 }

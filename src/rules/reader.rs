@@ -1,5 +1,6 @@
 //! Reading a tree into typed values: each reading either gives a value or leaves a problem behind, never both.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -19,6 +20,8 @@ pub struct Reader {
     problems: Vec<Problem>,
     /// Takes what is beyond [`MAX_PROBLEMS`].
     spill: Option<Problem>,
+    /// Mappings with keys that were refused: what they lack was probably meant by those.
+    refused: BTreeSet<(usize, usize)>,
 }
 
 /// The entries of a mapping that are known and have a value.
@@ -48,7 +51,7 @@ impl<'n> Fields<'n> {
 impl Reader {
     /// A reader of this file.
     pub fn new(source: Arc<Source>) -> Reader {
-        Reader { source, rule: None, problems: Vec::new(), spill: None }
+        Reader { source, rule: None, problems: Vec::new(), spill: None, refused: BTreeSet::new() }
     }
 
     /// What was wrong.
@@ -154,6 +157,7 @@ impl Reader {
         for (key, value) in entries {
             let Some(name) = key.text() else { continue };
             if !known.contains(&name) {
+                self.refused.insert((node.at.start, node.at.end));
                 let shown = cut(name);
                 let message = format!("{what} has no key `{shown}`");
                 let help = if name == "<<" {
@@ -164,6 +168,7 @@ impl Reader {
                 };
                 self.error(code::UNKNOWN_KEY, &key.at, message, help);
             } else if value.is_null() {
+                self.refused.insert((node.at.start, node.at.end));
                 let help = "give it a value, or remove the key";
                 self.error(code::WRONG_SHAPE, &key.at, format!("`{name}` has no value"), help);
             } else {
@@ -262,6 +267,16 @@ impl Reader {
         }
     }
 
+    /// A text of a certain form.
+    fn short_text<'n>(&mut self, node: &'n Node, what: &str, form: &str) -> Option<&'n str> {
+        if matches!(node.kind, Kind::Seq(_) | Kind::Map(_)) {
+            let message = format!("{what} has to be {form}, not {}", kind(node));
+            self.error(code::WRONG_SHAPE, &node.at, message, "write the one value, without brackets");
+            return None;
+        }
+        self.text(node, what)
+    }
+
     /// Texts: one, or a list.
     pub fn texts(&mut self, node: &Node, what: &str) -> Option<Vec<String>> {
         let items = self.one_or_many(node, what)?;
@@ -303,13 +318,13 @@ impl Reader {
 
     /// A duration, business days included.
     pub fn span(&mut self, node: &Node, what: &str) -> Option<Span> {
-        let text = self.text(node, what)?;
+        let text = self.short_text(node, what, "a duration such as 48h")?;
         self.duration(node, what, duration::parse(text))
     }
 
     /// A duration of the plain clock, in milliseconds.
     pub fn elapsed(&mut self, node: &Node, what: &str) -> Option<i64> {
-        let text = self.text(node, what)?;
+        let text = self.short_text(node, what, "a duration such as 48h")?;
         self.duration(node, what, duration::parse_elapsed(text))
     }
 
@@ -359,7 +374,19 @@ impl Reader {
 
     /// A key that must be there.
     pub fn missing(&mut self, at: &Range<usize>, what: &str, key: &str, help: &str) {
-        self.error(code::MISSING_KEY, at, format!("{what} has no `{key}`"), help);
+        self.lacks(at, format!("{what} has no `{key}`"), help);
+    }
+
+    /// Something that must be there. Says nothing of a mapping that had keys refused: one of those was meant.
+    pub fn lacks(&mut self, at: &Range<usize>, message: String, help: &str) {
+        if !self.has_refused(at) {
+            self.error(code::MISSING_KEY, at, message, help);
+        }
+    }
+
+    /// Whether keys of the mapping that stands here were refused.
+    pub fn has_refused(&self, at: &Range<usize>) -> bool {
+        self.refused.contains(&(at.start, at.end))
     }
 }
 

@@ -24,12 +24,8 @@ pub fn receiver(r: &mut Reader, node: &Node, id: &str) -> Option<Receiver> {
         }
     }
     let Some((key, _, value)) = kinds.first() else {
-        r.missing(
-            &node.at,
-            "a receiver",
-            "email` or `webhook",
-            "say how it is reached, as in `email: {to: [ops@example.org]}`",
-        );
+        let help = "say how it is reached, as in `email: {to: [ops@example.org]}`";
+        r.lacks(&node.at, "a receiver has neither `email` nor `webhook`".to_owned(), help);
         return None;
     };
     if let Some((_, second, _)) = kinds.get(1) {
@@ -48,9 +44,7 @@ pub fn receiver(r: &mut Reader, node: &Node, id: &str) -> Option<Receiver> {
 fn email(r: &mut Reader, node: &Node) -> Option<ReceiverKind> {
     let fields = r.fields(node, "`email`", &["to"])?;
     let Some(to) = fields.get("to") else {
-        if node.get("to").is_none() {
-            r.missing(&node.at, "`email`", "to", "name addresses, as in `to: [ops@example.org]`");
-        }
+        r.missing(&node.at, "`email`", "to", "name addresses, as in `to: [ops@example.org]`");
         return None;
     };
     let items = r.one_or_many(to, "`to`")?;
@@ -90,14 +84,12 @@ fn webhook(r: &mut Reader, node: &Node) -> Option<ReceiverKind> {
     let url = match fields.get("url") {
         Some(n) => url(r, n),
         None => {
-            if node.get("url").is_none() {
-                r.missing(
-                    &node.at,
-                    "`webhook`",
-                    "url",
-                    "say where to, as in `url: \"https://erp.example.org/hooks\"`",
-                );
-            }
+            r.missing(
+                &node.at,
+                "`webhook`",
+                "url",
+                "say where to, as in `url: \"https://erp.example.org/hooks\"`",
+            );
             None
         }
     };
@@ -132,7 +124,7 @@ pub fn secret(r: &mut Reader, node: &Node, what: &str) -> Option<SecretText> {
         r.error(
             code::SECRET_IN_PLACE,
             &node.at,
-            format!("{what} is a secret and cannot be written in place"),
+            format!("{what} holds a secret, which cannot be written in place"),
             help,
         );
         return None;

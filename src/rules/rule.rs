@@ -171,7 +171,7 @@ fn anchor(r: &mut Reader, fields: &Fields<'_>) -> Option<Anchor> {
         }
         (None, None) => {
             let help = "say from what its clock runs, as in `after: import_customs_cleared`";
-            r.missing(&fields.at, "a rule", "after` or `before", help);
+            r.lacks(&fields.at, "a rule has neither `after` nor `before`".to_owned(), help);
             return None;
         }
     };
@@ -224,6 +224,9 @@ fn anchor_source(r: &mut Reader, node: &Node) -> Option<AnchorSource> {
 fn holds_filter(r: &mut Reader, node: &Node) -> Option<HoldsFilter> {
     let fields = r.fields(node, "`holds`", &["reason", "authority"])?;
     if fields.iter().next().is_none() {
+        if r.has_refused(&node.at) {
+            return None;
+        }
         r.error(
             code::BAD_VALUE,
             &node.at,

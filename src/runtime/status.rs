@@ -72,8 +72,12 @@ impl Daemon for DaemonPort {
 
     fn status(&self) -> BoxFuture<'_, Value> {
         Box::pin(async move {
-            let waits: Vec<_> =
-                self.progress.waiting().into_iter().map(|(w, why)| json!({"reason": w.name(), "detail": why})).collect();
+            let waits: Vec<_> = self
+                .progress
+                .waiting()
+                .into_iter()
+                .map(|(w, why)| json!({"reason": w.name(), "detail": why}))
+                .collect();
             let partitions: Vec<_> = self.progress.partitions().iter().map(|p| self.partition(p)).collect();
             json!({
                 "version": env!("CARGO_PKG_VERSION"),

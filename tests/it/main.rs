@@ -13,6 +13,6 @@ mod oracle;
 mod oracle_impl;
 mod parts;
 mod rules;
-mod shipped;
 mod runtime;
+mod shipped;
 mod world;

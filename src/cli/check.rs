@@ -1,0 +1,255 @@
+//! `check`: every problem of rules, policies and configuration at once (DESIGN §8).
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Component, Path, PathBuf};
+
+use crate::config::{self, Config};
+use crate::rules::problem::{Level, Problem, code};
+use crate::rules::{Loaded, SourceFile, compile, is_policies};
+use crate::source::kafka::Options;
+use crate::yaml;
+
+/// Checks directories of rules, single files and configurations, or without paths the ones that are where they usually
+/// are. Problems go to standard error, one line of summary to standard output. Returns the exit code.
+#[must_use]
+pub fn check(paths: &[PathBuf]) -> u8 {
+    let found = match usual(paths).and_then(|paths| judge(&paths)) {
+        Ok(found) => found,
+        Err(message) => {
+            eprintln!("parcelwatch: {message}");
+            return super::USAGE;
+        }
+    };
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let mut err = std::io::stderr().lock();
+    for problem in &found.problems {
+        // A pipe that was closed has heard enough.
+        if writeln!(err, "{}\n", problem.render(colour)).is_err() {
+            break;
+        }
+    }
+    drop(err);
+    let _ = writeln!(std::io::stdout(), "{}", found.summary());
+    found.exit_code()
+}
+
+/// What came of all paths.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Errors and lints, by file and place.
+    pub problems: Vec<Problem>,
+    rules: usize,
+    policies: usize,
+    receivers: usize,
+    configurations: usize,
+}
+
+impl Found {
+    fn count(&self, level: Level) -> usize {
+        self.problems.iter().filter(|p| p.level == level).count()
+    }
+
+    /// `3 rules, 1 policy, 2 receivers: ok`.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let (errors, lints) = (self.count(Level::Error), self.count(Level::Lint));
+        if errors > 0 {
+            let mut parts = vec![plural(errors, "error", "errors")];
+            if lints > 0 {
+                parts.push(plural(lints, "lint", "lints"));
+            }
+            return parts.join(", ");
+        }
+        let mut parts = vec![plural(self.rules, "rule", "rules")];
+        for (n, one, many) in [
+            (self.policies, "policy", "policies"),
+            (self.receivers, "receiver", "receivers"),
+            (self.configurations, "configuration", "configurations"),
+        ] {
+            if n > 0 {
+                parts.push(plural(n, one, many));
+            }
+        }
+        let end = if lints > 0 { plural(lints, "lint", "lints") } else { "ok".to_owned() };
+        format!("{}: {end}", parts.join(", "))
+    }
+
+    /// 0, 1 or 3 (DESIGN §8).
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match (self.count(Level::Error), self.count(Level::Lint)) {
+            (0, 0) => super::FINE,
+            (0, _) => super::LINT,
+            _ => super::FAILED,
+        }
+    }
+
+    fn take(&mut self, loaded: Loaded) {
+        self.problems.extend(loaded.problems);
+        self.rules += loaded.rules.map_or(0, |r| r.rules.len());
+        if let Some(p) = loaded.policies {
+            self.policies += p.policies.len();
+            self.receivers += p.receivers.len();
+        }
+    }
+}
+
+fn plural(n: usize, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}
+
+/// The paths to check: those given, else the configuration, else ./rules.
+fn usual(paths: &[PathBuf]) -> Result<Vec<PathBuf>, String> {
+    if !paths.is_empty() {
+        return Ok(paths.to_vec());
+    }
+    for usual in ["config/parcelwatch.yaml", "rules"] {
+        if Path::new(usual).exists() {
+            return Ok(vec![usual.into()]);
+        }
+    }
+    Err("nothing to check: there is neither config/parcelwatch.yaml nor a folder rules here; name a path"
+        .into())
+}
+
+/// Checks paths.
+///
+/// # Errors
+/// A path does not exist, or a directory cannot be listed.
+pub fn judge(paths: &[PathBuf]) -> Result<Found, String> {
+    let mut found = Found::default();
+    let mut configurations: Vec<PathBuf> = Vec::new();
+    let mut directories: Vec<PathBuf> = Vec::new();
+    // Files of one folder are judged together: they share sets, facts and policies.
+    let mut files: BTreeMap<PathBuf, Vec<SourceFile>> = BTreeMap::new();
+    for path in paths {
+        let about =
+            std::fs::symlink_metadata(path).map_err(|e| format!("cannot check {}: {e}", path.display()))?;
+        if about.is_dir() || (about.is_symlink() && path.is_dir()) {
+            let config = path.join("parcelwatch.yaml");
+            if config.is_file() {
+                configurations.push(config);
+            } else {
+                directories.push(path.clone());
+            }
+            continue;
+        }
+        let file = config::read_file(path.clone(), false);
+        if is_configuration(&file) {
+            configurations.push(path.clone());
+        } else if is_test(path) {
+            found.problems.extend(syntax(file));
+        } else {
+            let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+            files.entry(folder).or_default().push(file);
+        }
+    }
+    for path in configurations {
+        match Config::load(&path) {
+            Ok(config) => {
+                found.configurations += 1;
+                found.problems.extend(librdkafka(&config));
+                let rules = short(&config.rules);
+                if !directories.contains(&rules) {
+                    directories.push(rules);
+                }
+            }
+            Err(problems) => found.problems.extend(problems),
+        }
+    }
+    for dir in directories {
+        let read = config::read_rules(&dir).map_err(|e| with_causes(&e))?;
+        if read.is_empty() {
+            let mut p = Problem::of_file(dir, code::EMPTY_FILE, "there is no file of rules in this folder");
+            p.level = Level::Lint;
+            p.help = Some("rules stand in files that end in .yaml".into());
+            found.problems.push(p);
+        }
+        found.take(compile(&read));
+    }
+    for (folder, files) in files {
+        found.take(compile(&with_neighbours(&folder, files)));
+    }
+    found.problems.sort_by(|a, b| a.order().cmp(&b.order()));
+    Ok(found)
+}
+
+/// `config/../rules` as `rules`, where that is the same folder.
+fn short(path: &Path) -> PathBuf {
+    let mut parts = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir if matches!(parts.components().next_back(), Some(Component::Normal(_))) => {
+                parts.pop();
+            }
+            other => parts.push(other),
+        }
+    }
+    let same = matches!((parts.canonicalize(), path.canonicalize()), (Ok(a), Ok(b)) if a == b);
+    if same { parts } else { path.to_owned() }
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(e) = cause {
+        text = format!("{text}: {e}");
+        cause = e.source();
+    }
+    text
+}
+
+fn is_test(path: &Path) -> bool {
+    path.file_stem().is_some_and(|s| s.to_string_lossy().ends_with("_test"))
+}
+
+/// Only that a file is well-formed: what rule tests say is the business of `test`.
+fn syntax(file: SourceFile) -> Vec<Problem> {
+    compile(&[file]).problems.into_iter().filter(|p| p.code.starts_with("PW1")).collect()
+}
+
+/// A configuration names Kafka, or says in `rules:` where they are instead of what they are.
+fn is_configuration(file: &SourceFile) -> bool {
+    if file.path.file_name().is_some_and(|n| n == "parcelwatch.yaml" || n == "parcelwatch.yml") {
+        return true;
+    }
+    let Some(root) =
+        file.content.as_ref().ok().and_then(|b| yaml::decode(b).ok()).and_then(|t| yaml::parse(t).0)
+    else {
+        return false;
+    };
+    root.get("kafka").is_some() || root.get("rules").is_some_and(|r| r.text().is_some() && !r.is_null())
+}
+
+/// Files that were named, with what the others of their folder define.
+fn with_neighbours(folder: &Path, mut files: Vec<SourceFile>) -> Vec<SourceFile> {
+    let here = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let policies_given = files.iter().any(|f| is_policies(&f.path));
+    for neighbour in config::read_rules(here).unwrap_or_default() {
+        let named = files.iter().any(|f| f.path.file_name() == neighbour.path.file_name());
+        if !named && !(policies_given && is_policies(&neighbour.path)) && !is_configuration(&neighbour) {
+            files.push(SourceFile { context: true, ..neighbour });
+        }
+    }
+    files
+}
+
+/// Whether librdkafka knows the properties. Those that are kept elsewhere or name files of another machine are left out.
+fn librdkafka(config: &Config) -> Option<Problem> {
+    let k = &config.kafka;
+    let mut options = Options::new(&k.bootstrap_servers, &k.topic, &k.group_id, "check");
+    for (key, value) in &k.properties {
+        if let crate::rules::policies::SecretText::Plain(text) = value
+            && !key.ends_with("location")
+            && !key.starts_with("sasl.")
+        {
+            options.properties.insert(key.clone(), text.clone());
+        }
+    }
+    options.check().err().map(|e| {
+        let mut p = Problem::of_file(config.path.clone(), code::BAD_VALUE, e.to_string());
+        p.help = Some("properties are those of librdkafka's CONFIGURATION.md".into());
+        p
+    })
+}
