@@ -199,8 +199,15 @@ impl Look<'_> {
             }
             let view = View { parcel: p, derived: d, interner: self.interner, filter: rule.holds.as_ref() };
             let anchor = anchor(view, rule, code);
-            if anchor.is_none() && !stands {
-                continue;
+            match anchor {
+                None if !stands => continue,
+                // Most rules that began are met, and the fact that says so is the cheapest to look at.
+                Some(a) if !stands && !rule.after_terminal && rule.overrides.is_empty() => {
+                    if satisfied(view, rule, &rule.bodies[0], a.time, p.claim, true).is_some() {
+                        continue;
+                    }
+                }
+                _ => {}
             }
             self.rule(p, d, (i, rule, code), anchor, &mut found, out);
         }
