@@ -95,7 +95,7 @@ impl Network {
                 let append = at + Network::delay(parcel, step);
                 if append >= from && append < to {
                     out.push(Item { append, parcel, step });
-                    if mix(parcel ^ 0x5555) % 100 == 0 {
+                    if mix(parcel ^ 0x5555).is_multiple_of(100) {
                         out.push(Item { append, parcel, step });
                     }
                 }

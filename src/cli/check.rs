@@ -228,7 +228,8 @@ fn with_neighbours(folder: &Path, mut files: Vec<SourceFile>) -> Vec<SourceFile>
     let policies_given = files.iter().any(|f| is_policies(&f.path));
     for neighbour in config::read_rules(here).unwrap_or_default() {
         let named = files.iter().any(|f| f.path.file_name() == neighbour.path.file_name());
-        if !named && !(policies_given && is_policies(&neighbour.path)) && !is_configuration(&neighbour) {
+        let replaced = policies_given && is_policies(&neighbour.path);
+        if !named && !replaced && !is_configuration(&neighbour) {
             files.push(SourceFile { context: true, ..neighbour });
         }
     }

@@ -83,7 +83,7 @@ impl Agenda {
                 continue;
             }
             let entry = if late < open { self.late.pop().map(|e| e.0) } else { self.open.pop() };
-            let Some((time, slot)) = entry else { return None };
+            let (time, slot) = entry?;
             if slots(slot, None).0 == time {
                 return Some((time, slot));
             }

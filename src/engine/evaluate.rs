@@ -202,10 +202,13 @@ impl Look<'_> {
             match anchor {
                 None if !stands => continue,
                 // Most rules that began are met, and the fact that says so is the cheapest to look at.
-                Some(a) if !stands && !rule.after_terminal && rule.overrides.is_empty() => {
-                    if satisfied(view, rule, &rule.bodies[0], a.time, p.claim, true).is_some() {
-                        continue;
-                    }
+                Some(a)
+                    if !stands
+                        && !rule.after_terminal
+                        && rule.overrides.is_empty()
+                        && satisfied(view, rule, &rule.bodies[0], a.time, p.claim, true).is_some() =>
+                {
+                    continue;
                 }
                 _ => {}
             }

@@ -239,7 +239,8 @@ fn told(
     let mut good = true;
     for item in items {
         let name = r.text(item, what)?;
-        if !receivers.contains_key(name) && !(owner && name == "owner") {
+        let known = receivers.contains_key(name) || (owner && name == "owner");
+        if !known {
             let ids = receivers.keys().copied().chain(owner.then_some("owner"));
             r.unknown(code::UNDEFINED, &item.at, format!("no receiver is named `{}`", cut(name)), name, ids);
             good = false;

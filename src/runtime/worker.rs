@@ -138,7 +138,8 @@ impl Body {
 
     /// Folds no more; hands over everything, then saves as long as there is time.
     fn finish(&mut self, deadline: Instant) {
-        while !self.partitions.values_mut().fold(true, |all, p| p.finish() && all)
+        // Each is asked in each round, so that none waits for another.
+        while self.partitions.values_mut().filter_map(|p| (!p.finish()).then_some(())).count() > 0
             && Instant::now() < deadline
         {
             std::thread::sleep(AGAIN);
