@@ -176,7 +176,9 @@ impl Shard {
         for (until, hash) in remembered {
             shard.remembered.insert(hash as u64, until);
         }
-        shard.table.reserve(parcels as usize);
+        // A parcel takes 12 bytes and more: a damaged count reserves no memory that the sections could not fill.
+        let most = sections.iter().map(Vec::len).sum::<usize>() / 12;
+        shard.table.reserve(usize::try_from(parcels).map_or(most, |n| n.min(most)));
         for section in sections {
             shard.load_parcels(section)?;
         }
