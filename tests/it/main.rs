@@ -8,6 +8,7 @@ mod delivery;
 mod deploy;
 mod escalation;
 mod fixtures_test;
+mod house;
 mod oracle;
 #[path = "../oracle/mod.rs"]
 mod oracle_impl;

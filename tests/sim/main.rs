@@ -4,10 +4,12 @@
 //!
 //! `PARCELWATCH_SEED=7` runs one seed and prints what happened; `PARCELWATCH_SEEDS=20000` runs that many.
 
+mod bounds;
 mod broker;
 mod cases;
 mod checks;
 mod naive;
+mod properties;
 mod random;
 mod reference;
 mod rulebook;
