@@ -16,12 +16,12 @@ const MAY_NAME: [(&str, &[&str]); 15] = [
     ("rules", &["model", "yaml"]),
     ("engine", &["model", "rules"]),
     ("escalation", &["model", "rules"]),
-    ("config", &["model", "rules", "yaml"]),
-    ("cases", &["model", "rules", "engine", "escalation", "config", "metrics"]),
-    ("snapshots", &["model", "engine", "config", "metrics"]),
-    ("source", &["model", "config", "metrics"]),
-    ("notify", &["model", "config", "metrics"]),
-    ("http", &["model", "rules", "cases", "notify", "config", "metrics"]),
+    ("config", &["model", "rules", "yaml", "http", "log"]),
+    ("cases", &["model", "rules", "engine", "escalation", "metrics"]),
+    ("snapshots", &["model", "engine", "metrics"]),
+    ("source", &["model", "metrics"]),
+    ("notify", &["model", "metrics"]),
+    ("http", &["model", "rules", "notify", "metrics"]),
     ("runtime", EVERYTHING),
     ("cli", EVERYTHING),
 ];
@@ -116,7 +116,12 @@ const BANNED_PATHS: [&str; 6] = ["std::env", "std::fs", "std::net", "std::thread
 /// Lines of a file before its tests.
 const MAX_LINES: usize = 600;
 /// Files that are longer for now, and how long they may be. A file that has shrunk has no place here.
-const LONG: [(&str, usize); 2] = [("src/engine/parcel.rs", 640), ("src/source/kafka/poll.rs", 700)];
+const LONG: [(&str, usize); 4] = [
+    ("src/engine/parcel.rs", 640),
+    ("src/runtime/partition.rs", 760),
+    ("src/source/kafka/poll.rs", 700),
+    ("src/yaml.rs", 640),
+];
 
 struct Source {
     /// From the crate's root, with `/`.

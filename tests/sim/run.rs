@@ -26,6 +26,7 @@ pub struct Run {
     pub parcels: u64,
     pub workers: Vec<Worker>,
     book: Rulebook,
+    before: Rulebook,
     wanted: Arc<RuleSet>,
     transaction: Option<(usize, u64)>,
     transactions: u64,
@@ -96,6 +97,7 @@ impl Run {
             planned: planned.into(),
             parcels,
             workers: Vec::new(),
+            before: book.clone(),
             book,
             wanted,
             transaction: None,
@@ -235,7 +237,14 @@ impl Run {
     }
 
     fn edit_rules(&mut self) {
-        self.book = self.book.edited(&mut self.random);
+        // Now and then an edit is taken back.
+        let edited = self.book.edited(&mut self.random);
+        let before = std::mem::replace(&mut self.book, edited);
+        if self.random.percent(40) {
+            self.book = std::mem::replace(&mut self.before, before);
+        } else {
+            self.before = before;
+        }
         self.wanted = self.book.build();
         let hash = self.wanted.hash.clone();
         self.trace.note(|| format!("the rules are {hash}"));
