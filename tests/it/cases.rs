@@ -22,7 +22,7 @@ async fn a_replay_after_a_restart_changes_nothing() {
     let mut world = World::new(plain()).await;
     let (a, b, c) = (opened("P1", 1), raised("P1", 5, 2, Severity::High), ended("P1", 9));
     assert_eq!(world.commit(0, &[a.clone(), opened("P2", 2), b.clone()]).await.new, [true, true, true]);
-    world.commit(0, &[c.clone()]).await;
+    world.commit(0, std::slice::from_ref(&c)).await;
     let before = world.cases.exception(&a.exception_id(), START).await.expect("read").expect("there");
     assert_eq!(before["state"], "resolved");
     assert_eq!(before["changes"].as_array().map(Vec::len), Some(3));
