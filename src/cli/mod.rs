@@ -79,11 +79,8 @@ pub const LINT: u8 = 3;
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
-<<<<<<< HEAD
         Command::Run { config, dry_run } => run::run(&config, dry_run),
         Command::Check { paths } => Ok(check::check(&paths)),
-=======
->>>>>>> 838ee2c (Hold the engine to its properties, and the house to its layers)
         Command::Backtest { rules, events, until, format: Format::Jsonl } => {
             run_backtest(&rules, &events, until)
         }
