@@ -221,7 +221,7 @@ struct Open {
     /// Of a mapping: its entries so far, and the key whose value is awaited.
     map: Option<(Vec<(Node, Node)>, Option<Node>)>,
     seq: Vec<Node>,
-    /// Keys seen, and where.
+    /// Keys seen, and where; only of a mapping too long to look through.
     keys: BTreeMap<String, Range<usize>>,
 }
 
@@ -232,6 +232,8 @@ struct Builder<'t> {
     root: Option<Node>,
 }
 
+/// Up to so many entries a mapping is looked through for a key that stands twice; beyond, it has an index.
+const LONG: usize = 32;
 /// Faults of one file beyond this number are not told: they come of one mistake.
 const MAX_FAULTS: usize = 100;
 
@@ -380,7 +382,7 @@ impl Builder<'_> {
         match key.take() {
             None => *key = Some(node),
             Some(k) => {
-                let Some(name) = k.text().filter(|_| !k.is_null()).map(str::to_owned) else {
+                let Some(name) = k.text().filter(|_| !k.is_null()) else {
                     let at = k.at.clone();
                     self.fault(Fault::new(
                         FaultKind::Syntax,
@@ -390,15 +392,27 @@ impl Builder<'_> {
                     ));
                     return;
                 };
-                if let Some(first) = open.keys.get(&name) {
-                    let also = Some((first.clone(), "first here"));
-                    let message = format!("the key `{}` stands here twice", cut(&name));
+                if entries.len() == LONG {
+                    let known =
+                        entries.iter().filter_map(|(k, _)| Some((k.text()?.to_owned(), k.at.clone())));
+                    open.keys = known.collect();
+                }
+                let first = if entries.len() < LONG {
+                    entries.iter().find(|(k, _)| k.text() == Some(name)).map(|(k, _)| k.at.clone())
+                } else {
+                    open.keys.get(name).cloned()
+                };
+                if let Some(first) = first {
+                    let also = Some((first, "first here"));
+                    let message = format!("the key `{}` stands here twice", cut(name));
                     let help = Some("keep one of the two".to_owned());
                     let at = k.at.clone();
                     self.fault(Fault { kind: FaultKind::DuplicateKey, at, message, help, also });
                     return;
                 }
-                open.keys.insert(name, k.at.clone());
+                if entries.len() >= LONG {
+                    open.keys.insert(name.to_owned(), k.at.clone());
+                }
                 entries.push((k, node));
             }
         }
