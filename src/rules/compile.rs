@@ -176,6 +176,11 @@ fn definitions(parsed: &mut [Parsed], names: &mut Names) {
         let (Some(node), r) = (&p.node, &mut p.reader) else { continue };
         if let Some(list) = node.get("facts").filter(|n| !n.is_null()) {
             for item in r.list(list, "`facts`").unwrap_or_default() {
+                if facts.len() >= MAX_FACTS {
+                    let message = format!("more than {MAX_FACTS} declared facts");
+                    r.error(code::TOO_LARGE, &item.at, message, "declare those that rules use");
+                    break;
+                }
                 declared(r, item, p.context, &mut facts, names);
             }
         }
@@ -253,15 +258,6 @@ fn declared(
         return;
     }
     let kind = fields.get("type").map_or(Some("text"), |n| r.word(n, "type of a fact", &KINDS));
-    if facts.len() >= MAX_FACTS {
-        r.error(
-            code::TOO_LARGE,
-            &name_node.at,
-            format!("more than {MAX_FACTS} declared facts"),
-            "declare those that rules use",
-        );
-        return;
-    }
     facts.insert(name.to_owned(), r.place(&name_node.at));
     names.declared.push(DeclaredFact { name: name.to_owned(), kind: kind.unwrap_or("text").to_owned() });
 }

@@ -268,14 +268,19 @@ impl Problem {
     }
 }
 
-/// Characters of a line that are shown at most.
+/// Bytes of a line that are shown at most.
 const WINDOW: usize = 160;
+/// A line longer than this was not written by a person, and is not shown at all.
+const LONG: usize = 4_096;
 
 /// `file:line:column` and the line with the place marked. Of a very long line only the part around the place is
 /// shown, and secrets never.
 fn show(place: &Place, kind: AnnotationKind, why: Option<String>) -> Vec<Element<'static>> {
     let path = normalize_untrusted_str(&place.source.path.display().to_string());
     let line = place.source.line(place.line);
+    if line.len() > LONG {
+        return vec![Origin::path(path).line(place.line).char_column(place.column).into()];
+    }
     let start = place.at.start.clamp(line.start, line.end);
     let end = place.at.end.clamp(start, line.end);
     let text = mask(&place.source.text[line.clone()]);

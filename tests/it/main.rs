@@ -1,6 +1,6 @@
 //! All integration tests in one program: linked once, and servers that several tests need are started once.
+
 #![recursion_limit = "256"]
-#[path = "../oracle/mod.rs"]
 
 mod cargo2000;
 mod cases;
@@ -11,6 +11,7 @@ mod escalation;
 mod fixtures_test;
 mod house;
 mod oracle;
+#[path = "../oracle/mod.rs"]
 mod oracle_impl;
 mod parts;
 mod rules;

@@ -174,11 +174,11 @@ fn hostile_files_are_answered_at_once() {
     hostile("a pattern of stars", glob.into_bytes(), "PW220");
     let stages = format!(
         "rules: [{{id: a, after: delivered, severity: info, stages: [{}]}}]",
-        "{at: 1d}, ".repeat(60_000)
+        "{at: 1d}, ".repeat(10_000)
     );
-    hostile("60,000 stages", stages.into_bytes(), "PW220");
-    let facts = format!("facts: [{}]", (0..30_000).map(|i| format!("{{name: f{i}}}, ")).collect::<String>());
-    hostile("30,000 facts", facts.into_bytes(), "PW220");
+    hostile("10,000 stages", stages.into_bytes(), "PW220");
+    let facts = format!("facts: [{}]", (0..5_000).map(|i| format!("{{name: f{i}}}, ")).collect::<String>());
+    hostile("5,000 facts", facts.into_bytes(), "PW220");
 }
 
 #[test]
