@@ -2,6 +2,7 @@
 
 pub mod backtest;
 pub mod check;
+pub mod demo;
 pub mod run;
 
 use std::path::PathBuf;
@@ -32,6 +33,18 @@ enum Command {
         /// Decide and record, send nothing
         #[arg(long)]
         dry_run: bool,
+    },
+    /// Everything embedded, nothing to install: a broker, a network of parcels, receivers of mails and webhooks
+    Demo {
+        /// End by itself after so many seconds of running [default: at Ctrl-C]
+        #[arg(long)]
+        seconds: Option<u64>,
+        /// Which network of parcels
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// How many times faster than real time
+        #[arg(long, default_value_t = demo::FACTOR, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        factor: u32,
     },
     /// Check rules, policies and configuration: every problem at once, with its place and a remedy
     Check {
@@ -80,6 +93,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
         Command::Run { config, dry_run } => run::run(&config, dry_run),
+        Command::Demo { seconds, seed, factor } => demo::run(demo::Options { seconds, seed, factor }),
         Command::Check { paths } => Ok(check::check(&paths)),
         Command::Backtest { rules, events, until, format: Format::Jsonl } => {
             run_backtest(&rules, &events, until)

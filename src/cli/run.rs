@@ -19,7 +19,7 @@ use crate::notify::link::LinkKey;
 use crate::notify::webhook::{Webhook, WebhookClient, WebhookSettings};
 use crate::rules::policies::{Policies, ReceiverKind};
 use crate::rules::{Level, compile};
-use crate::runtime::clock::SystemClock;
+use crate::runtime::clock::{SystemClock, WallClock};
 use crate::runtime::daemon::{Daemon, InForce, Settings};
 use crate::runtime::dispatcher::Route;
 use crate::runtime::systemd;
@@ -53,24 +53,17 @@ pub fn run(path: &Path, dry_run: bool) -> anyhow::Result<u8> {
         .enable_all()
         .build()
         .context("cannot start threads")?;
-    let policies = Arc::clone(&in_force.policies);
-    let code = runtime.block_on(serve(&config, settings, in_force, &policies));
+    let code = runtime.block_on(serve(&config, settings, in_force));
     // What hangs in librdkafka or in a name server must not keep a stopped process.
     runtime.shutdown_timeout(Duration::from_millis(100));
     code
 }
 
-async fn serve(
-    config: &Config,
-    settings: Settings,
-    in_force: InForce,
-    policies: &Policies,
-) -> anyhow::Result<u8> {
+async fn serve(config: &Config, settings: Settings, in_force: InForce) -> anyhow::Result<u8> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let routes = |key: LinkKey| routes(config, policies, key);
     let started = tokio::select! {
-        started = Daemon::start(settings, in_force, &routes, Arc::new(SystemClock)) => started,
+        started = start(config, settings, in_force, Arc::new(SystemClock)) => started,
         () = either(&mut terminate, &mut interrupt) => return Ok(super::FINE),
     };
     let daemon = match started {
@@ -98,6 +91,21 @@ async fn serve(
     Ok(code)
 }
 
+/// Starts a daemon under this clock.
+///
+/// # Errors
+/// What [`Daemon::start`] says.
+pub(super) async fn start(
+    config: &Config,
+    settings: Settings,
+    in_force: InForce,
+    clock: Arc<dyn WallClock>,
+) -> anyhow::Result<Daemon> {
+    let policies = Arc::clone(&in_force.policies);
+    let routes = |key: LinkKey| routes(config, &policies, key);
+    Daemon::start(settings, in_force, &routes, clock).await
+}
+
 async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
     tokio::select! {
         _ = terminate.recv() => {}
@@ -113,7 +121,7 @@ fn is_configuration(error: &anyhow::Error) -> bool {
 }
 
 /// Rules and policies; problems go to standard error, `None` where one is an error.
-fn in_force(config: &Config) -> anyhow::Result<Option<InForce>> {
+pub(super) fn in_force(config: &Config) -> anyhow::Result<Option<InForce>> {
     let loaded = compile(&config::read_rules(&config.rules)?);
     for problem in &loaded.problems {
         match problem.level {
@@ -154,7 +162,7 @@ fn millis(ms: i64) -> Duration {
     Duration::from_millis(u64::try_from(ms).unwrap_or(0))
 }
 
-fn settings(config: &Config, dry_run: bool) -> anyhow::Result<Settings> {
+pub(super) fn settings(config: &Config, dry_run: bool) -> anyhow::Result<Settings> {
     let k = &config.kafka;
     let mut kafka = Options::new(&k.bootstrap_servers, &k.topic, &k.group_id, "");
     for (key, value) in &k.properties {

@@ -9,6 +9,12 @@ pub trait WallClock: Send + Sync {
 
     /// Real time until this clock shows `ms`; zero where it has.
     fn until(&self, ms: i64) -> Duration;
+
+    /// A clock beside this one that nobody sets, milliseconds from any zero, where it has one of its own; `None`: its pace is
+    /// even, and the machine's steady clock tells it.
+    fn steady_ms(&self) -> Option<i64> {
+        None
+    }
 }
 
 /// The machine's clock.
@@ -54,6 +60,9 @@ impl crate::source::kafka::Clocks for SourceClocks {
     }
 
     fn steady(&self) -> i64 {
+        if let Some(steady) = self.wall.steady_ms() {
+            return steady;
+        }
         let real = i128::try_from(self.start.elapsed().as_millis()).unwrap_or(i128::MAX);
         i64::try_from(real.saturating_mul(i128::from(SPAN)) / i128::from(self.real)).unwrap_or(i64::MAX)
     }

@@ -4,11 +4,13 @@
 //! out of it by [`decode`]. A source says *where* a record stood and *when* it was stored, never what it means.
 //!
 //! - [`kafka`]: the consumer, its certificates and everything that can go wrong with a log (DESIGN §4).
+//! - [`kafka_mock`]: a broker inside the process, for `demo`.
 //! - [`files`]: NDJSON, gzip, zstd, standard input.
 
 pub mod decode;
 pub mod files;
 pub mod kafka;
+pub mod kafka_mock;
 
 use std::ops::Range;
 

@@ -6,6 +6,7 @@ mod cargo2000;
 mod cases;
 mod check;
 mod delivery;
+mod demo;
 mod deploy;
 mod escalation;
 mod fixtures_test;
