@@ -4,12 +4,15 @@
 //! [`MAX_BYTES`] and [`MAX_DEPTH`], so a hostile file costs no more than an honest one. Syntax ends a file at its first
 //! fault (what follows has no structure); everything else is collected.
 
+mod explain;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use granit_parser::{ErrorKind, Event, Options, Parser, ScalarStyle};
+use granit_parser::{Event, Options, Parser, ScalarStyle};
 
 use crate::model::Decimal;
+use explain::{explain, too_deep};
 
 /// Files above this many bytes are refused unread.
 pub const MAX_BYTES: u64 = 1 << 20;
@@ -295,7 +298,7 @@ impl Builder<'_> {
     fn take(&mut self, event: Event<'_>, at: Range<usize>) -> bool {
         match event {
             Event::Alias(_) | Event::UnresolvedAlias(_) => {
-                let shown = crate::yaml::cut(self.text.get(at.clone()).unwrap_or("*"));
+                let shown = cut(self.text.get(at.clone()).unwrap_or("*"));
                 self.fault(Fault::new(
                     FaultKind::Unsupported,
                     at.clone(),
@@ -437,200 +440,109 @@ pub fn cut(text: &str) -> String {
     out
 }
 
-fn too_deep(at: usize) -> Fault {
-    Fault::new(
-        FaultKind::TooDeep,
-        at..at,
-        format!("lists and mappings are nested more than {MAX_DEPTH} deep here"),
-        "no rule needs that; look for a bracket that is never closed",
-    )
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The parser's verdict in words of a rule's author.
-fn explain(kind: &ErrorKind, text: &str, at: usize) -> Fault {
-    let at = floor(text, at);
-    let here = text[at..].chars().next();
-    if let Some(fault) = open_bracket(kind, text, at).or_else(|| no_space(kind, text, at)) {
-        return fault;
+    #[track_caller]
+    fn plain(text: &str, expected: Value<'_>) {
+        assert_eq!(core_schema(text), expected, "{text}");
     }
-    let (message, help): (String, &str) = match kind {
-        ErrorKind::RecursionLimitExceeded => return too_deep(at),
-        ErrorKind::TabNotAllowed
-        | ErrorKind::TabInBlockIndentation
-        | ErrorKind::TabInIndentation
-        | ErrorKind::TabInPlainScalar
-        | ErrorKind::TabAtBlockScalarStart => {
-            let tab = text[at..].find('\t').map_or(at, |i| at + i);
-            return Fault::new(
-                FaultKind::Syntax,
-                tab..tab + usize::from(text[tab..].starts_with('\t')),
-                "a tab stands where YAML wants spaces",
-                "indent with spaces; most editors can turn tabs into spaces",
-            );
-        }
-        ErrorKind::UnclosedQuotedScalar
-        | ErrorKind::DocumentIndicatorInQuotedScalar
-        | ErrorKind::InvalidQuotedScalarIndent => {
-            ("a quote is opened here and never closed".into(), "close it with the same quote (\" or ')")
-        }
-        ErrorKind::InvalidTrailingDoubleQuotedScalar | ErrorKind::InvalidTrailingSingleQuotedScalar => (
-            "text follows after a closing quote".into(),
-            "put the whole value in quotes, and a quote within it as \\\" (in \"…\") or '' (in '…')",
-        ),
-        ErrorKind::UnknownQuotedScalarEscape | ErrorKind::InvalidQuotedScalarHexEscape => (
-            "a backslash in double quotes begins an escape that does not exist".into(),
-            "write '…' with single quotes, where a backslash is only a backslash",
-        ),
-        ErrorKind::UnexpectedCharacter { character: '`' } => {
-            ("a value cannot begin with a backtick".into(), "put the value in quotes")
-        }
-        ErrorKind::UnexpectedCharacter { character: c @ ('@' | '%') } => {
-            (format!("a value cannot begin with `{c}`"), "put the value in quotes")
-        }
-        ErrorKind::UnclosedFlowCollection { open } => (
-            format!("`{open}` is opened here and never closed"),
-            "add the closing bracket; or write the list with `-`, one a line",
-        ),
-        ErrorKind::UnexpectedEofFlowSequence
-        | ErrorKind::UnexpectedEofFlowMapping
-        | ErrorKind::UnexpectedEofImplicitFlowMapping => {
-            ("the file ends within brackets".into(), "close every `[` with `]` and every `{` with `}`")
-        }
-        ErrorKind::MismatchedFlowCollectionEnd { open, close } => {
-            (format!("`{open}` is closed by `{close}`"), "close `[` with `]` and `{` with `}`")
-        }
-        ErrorKind::MisplacedFlowCollectionEnd => {
-            ("a closing bracket without an opening one".into(), "remove it, or put the text in quotes")
-        }
-        ErrorKind::ExpectedFlowSequenceSeparator | ErrorKind::ExpectedFlowMappingSeparator => (
-            "a comma or a closing bracket is missing here".into(),
-            "separate what stands in brackets by commas; a text with `,` `[` `]` `{` `}` `: ` in it needs quotes",
-        ),
-        ErrorKind::MappingValueNotAllowed
-        | ErrorKind::InvalidColonPlacement
-        | ErrorKind::MappingKeyNotAllowed => (
-            "a `:` where no key can stand".into(),
-            "put a text that holds `: ` in quotes; otherwise check that this line begins in the same column as its neighbours",
-        ),
-        ErrorKind::SimpleKeyExpected | ErrorKind::InvalidSimpleKey => (
-            "a key without its `:`".into(),
-            "write `key: value`, with a space after the colon, and keys of one mapping in the same column",
-        ),
-        ErrorKind::ExpectedBlockMappingKey
-        | ErrorKind::InvalidIndentation
-        | ErrorKind::ExpectedBlockSequenceEntry => (
-            "this line does not fit the lines above".into(),
-            "check its indentation: keys of one mapping begin in the same column, and so do the `-` of one list",
-        ),
-        ErrorKind::BlockSequenceEntryNotAllowed
-        | ErrorKind::BlockEntryInFlowCollection
-        | ErrorKind::InvalidBlockEntryWhitespace => (
-            "a `-` where no list can begin".into(),
-            "begin a list on a line of its own; a text that begins with `- ` needs quotes",
-        ),
-        ErrorKind::CommentNotSeparated | ErrorKind::CommentInterceptedScalar => (
-            "a comment breaks into a value here".into(),
-            "put a space before `#`, or quotes around a value that holds it",
-        ),
-        ErrorKind::MissingAnchorOrAliasName => {
-            (format!("a value cannot begin with `{}`", here.unwrap_or('*')), "put the value in quotes")
-        }
-        ErrorKind::DirectiveDisallowed
-        | ErrorKind::MissingDirectiveName
-        | ErrorKind::InvalidDirectiveName
-        | ErrorKind::MissingDocumentEndBeforeDirective
-        | ErrorKind::ExpectedDocumentStart => (
-            "this line is nothing that can stand at the top of the file".into(),
-            "put a value that begins with `%` in quotes; keys at the top begin in the first column",
-        ),
-        ErrorKind::InvalidDocumentEnd => ("text follows after `...`".into(), "remove the line `...`"),
-        ErrorKind::ExpectedNodeContent
-        | ErrorKind::UnexpectedEndOfPlainScalar
-        | ErrorKind::UnexpectedCharacter { .. } => (
-            here.filter(|c| !c.is_whitespace()).map_or_else(
-                || "a value is missing here".into(),
-                |c| format!("a value cannot begin with `{c}`"),
-            ),
-            "put the value in quotes",
-        ),
-        ErrorKind::BomInsideDocument => (
-            "a byte-order mark stands within the text".into(),
-            "remove it; files glued together keep one each",
-        ),
-        _ => (
-            "this is not well-formed YAML".into(),
-            "compare the line with its neighbours: a space after `:`, the same indentation, quotes around odd characters",
-        ),
-    };
-    let end = at + here.filter(|c| *c != '\n' && *c != '\r').map_or(0, char::len_utf8);
-    Fault::new(FaultKind::Syntax, at..end, message, help)
-}
 
-/// A bracket of an earlier line that is still open where the parser stumbled: that is the mistake.
-fn open_bracket(kind: &ErrorKind, text: &str, at: usize) -> Option<Fault> {
-    let stumbles = matches!(
-        kind,
-        ErrorKind::MappingValueNotAllowed
-            | ErrorKind::InvalidColonPlacement
-            | ErrorKind::ExpectedFlowSequenceSeparator
-            | ErrorKind::ExpectedFlowMappingSeparator
-            | ErrorKind::BlockEntryInFlowCollection
-            | ErrorKind::UnclosedFlowCollection { .. }
-            | ErrorKind::UnexpectedEofFlowSequence
-            | ErrorKind::UnexpectedEofFlowMapping
-            | ErrorKind::UnexpectedEofImplicitFlowMapping
-    );
-    if !stumbles {
-        return None;
+    fn number(text: &str) -> Value<'static> {
+        Value::Number(Decimal::parse(text).unwrap())
     }
-    let mut open: Vec<usize> = Vec::new();
-    let (mut quote, mut before) = (None, ' ');
-    let mut chars = text[..at].char_indices();
-    while let Some((i, c)) = chars.next() {
-        let begins = matches!(before, ' ' | '\n' | '[' | '{' | ',' | ':');
-        match (quote, c) {
-            (Some(q), c) if c == q => quote = None,
-            (Some(_), _) => {}
-            (None, '"' | '\'') if begins => quote = Some(c),
-            (None, '#') if matches!(before, ' ' | '\n') => {
-                chars.by_ref().find(|(_, c)| *c == '\n');
-            }
-            (None, '[' | '{') if begins || !open.is_empty() => open.push(i),
-            (None, ']' | '}') => drop(open.pop()),
-            (None, _) => {}
+
+    #[test]
+    fn plain_scalars_are_those_of_the_core_schema() {
+        for text in ["", "~", "null", "Null", "NULL"] {
+            plain(text, Value::Null);
         }
-        before = c;
+        for (text, yes) in [("true", true), ("TRUE", true), ("False", false)] {
+            plain(text, Value::Bool(yes));
+        }
+        for text in [
+            "no",
+            "yes",
+            "on",
+            "off",
+            "NO",
+            "12:30",
+            "2026-10-01",
+            "1_000",
+            "=",
+            ".",
+            "-",
+            "+",
+            "1e",
+            "e5",
+            "0xG",
+            "0o8",
+            "1.2.3",
+            "nan",
+            "1d",
+        ] {
+            plain(text, Value::Text(text));
+        }
+        for (text, same) in [
+            ("0", "0"),
+            ("-3", "-3"),
+            ("+3", "3"),
+            ("0123", "123"),
+            ("3.0", "3"),
+            (".5", "0.5"),
+            ("-.5", "-0.5"),
+            ("5.", "5"),
+            ("5.e2", "500"),
+            ("1e3", "1000"),
+            ("0x1F", "31"),
+            ("0o17", "15"),
+        ] {
+            plain(text, number(same));
+        }
+        for text in [".inf", "-.inf", ".nan", "1e999", "0xFFFFFFFFFFFFFFFFFF"] {
+            plain(text, Value::NoNumber);
+        }
     }
-    let first = open.first().copied()?;
-    text[first..at].contains('\n').then(|| {
-        let message = format!("`{}` is opened here and never closed", &text[first..=first]);
-        let help = "add the closing bracket; or write the list with `- `, one a line";
-        Fault::new(FaultKind::Syntax, first..first + 1, message, help)
-    })
-}
 
-/// `key:value`, which is a text and no key.
-fn no_space(kind: &ErrorKind, text: &str, at: usize) -> Option<Fault> {
-    if !matches!(
-        kind,
-        ErrorKind::SimpleKeyExpected | ErrorKind::InvalidSimpleKey | ErrorKind::ExpectedBlockMappingKey
-    ) {
-        return None;
+    #[test]
+    fn quotes_make_texts() {
+        let (node, faults) = parse("a: 'true'\nb: \"12\"\nc: ''\nd: true\n");
+        let node = node.unwrap();
+        assert!(faults.is_empty());
+        for (key, value) in [
+            ("a", Value::Text("true")),
+            ("b", Value::Text("12")),
+            ("c", Value::Text("")),
+            ("d", Value::Bool(true)),
+        ] {
+            assert_eq!(node.get(key).and_then(Node::value), Some(value), "{key}");
+        }
     }
-    let line = text[at..].lines().next()?;
-    let key = line.len() - line.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || c == '_').len();
-    let rest = line[key..].strip_prefix(':')?;
-    (key > 0 && rest.starts_with(|c: char| !c.is_whitespace())).then(|| {
-        let message = format!("`{}` has no space after its `:`", cut(line.trim_end()));
-        let help = format!("write `{}: {}`", &line[..key], cut(rest.trim_end()));
-        Fault::new(FaultKind::Syntax, at + key..at + key + 1, message, help)
-    })
-}
 
-fn floor(text: &str, mut at: usize) -> usize {
-    at = at.min(text.len());
-    while !text.is_char_boundary(at) {
-        at -= 1;
+    #[test]
+    fn nodes_know_where_they_stand() {
+        let text = "rules:\n  - id: é  # comment\n    list: [1, 'two']\n    map:\n      x: y\n\n  - 2\n";
+        let (node, _) = parse(text);
+        let node = node.unwrap();
+        let Some(Kind::Seq(rules)) = node.get("rules").map(|n| n.kind.clone()) else { panic!("{node:?}") };
+        let shown = |n: &Node| text[n.at.clone()].to_owned();
+        assert_eq!(shown(rules[0].get("id").unwrap()), "é");
+        assert_eq!(shown(rules[0].get("list").unwrap()), "[1, 'two']");
+        assert_eq!(shown(rules[0].get("map").unwrap()), "x: y");
+        assert_eq!(shown(&rules[0]), "id: é  # comment\n    list: [1, 'two']\n    map:\n      x: y");
+        assert_eq!(shown(&rules[1]), "2");
     }
-    at
+
+    #[test]
+    fn a_key_is_named_once_however_long_the_mapping() {
+        for n in [2, LONG - 1, LONG, LONG + 1, 3 * LONG] {
+            let text: String = (0..n).chain([n / 2]).map(|i| format!("k{i}: {i}\n")).collect();
+            let (node, faults) = parse(&text);
+            assert_eq!(faults.len(), 1, "{n}");
+            assert_eq!(faults[0].kind, FaultKind::DuplicateKey);
+            let Some(Kind::Map(entries)) = node.map(|n| n.kind) else { panic!("{n}") };
+            assert_eq!(entries.len(), n);
+        }
+    }
 }

@@ -57,7 +57,7 @@ impl ReceiverKind {
     }
 }
 
-/// A text that may live elsewhere. Never printed: `config::Secrets` reads it.
+/// A text that may live elsewhere. Never printed: `config::read_secret` reads it.
 #[derive(Clone, PartialEq, Eq)]
 pub enum SecretText {
     /// Written in place (allowed for a URL, never for a key).
