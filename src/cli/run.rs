@@ -8,21 +8,20 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::config::{self, Config, Start, read_secret};
+use crate::config::{self, Config, SecretError, Start, read_secret};
 use crate::engine::Lifetimes;
 use crate::http::HttpError;
 use crate::http::auth::Token;
 use crate::log;
-use crate::notify::Notifier;
-use crate::notify::email::{Email, EmailSettings};
+use crate::notify::email::EmailSettings;
 use crate::notify::link::LinkKey;
-use crate::notify::webhook::{Webhook, WebhookClient, WebhookSettings};
-use crate::rules::policies::{Policies, ReceiverKind};
+use crate::notify::webhook::WebhookSettings;
+use crate::rules::policies::{Policies, ReceiverKind, SecretText};
 use crate::rules::{Level, compile};
 use crate::runtime::clock::{SystemClock, WallClock};
 use crate::runtime::daemon::{Daemon, InForce, Settings};
 use crate::runtime::dispatcher::Route;
-use crate::runtime::systemd;
+use crate::runtime::{receivers, systemd};
 use crate::snapshots::{Location, SnapshotError};
 use crate::source::kafka::{ConfigError, Options, StartAt};
 
@@ -116,6 +115,8 @@ async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
 /// Whether a start failed because of what the user wrote, as opposed to what the machine is like.
 fn is_configuration(error: &anyhow::Error) -> bool {
     error.is::<ConfigError>()
+        || error.is::<Unreachable>()
+        || error.is::<SecretError>()
         || matches!(error.downcast_ref(), Some(HttpError::Open(_)))
         || matches!(error.downcast_ref(), Some(SnapshotError::Location(_)))
 }
@@ -203,34 +204,21 @@ pub(super) fn settings(config: &Config, dry_run: bool) -> anyhow::Result<Setting
 /// How each receiver is reached.
 fn routes(config: &Config, policies: &Policies, key: LinkKey) -> anyhow::Result<Vec<Route>> {
     let allow = config.allow_private_networks.iter().copied().collect();
-    let client = WebhookClient::new(WebhookSettings { allow, ..WebhookSettings::default() })?;
-    let mail = mail(config, key)?;
-    let mut routes = Vec::with_capacity(policies.receivers.len());
-    for receiver in &policies.receivers {
-        let at = || format!("receiver {}", receiver.id);
-        let notifier: Arc<dyn Notifier> = match &receiver.kind {
-            ReceiverKind::Email { .. } => match &mail {
-                Some(mail) => Arc::clone(mail) as Arc<dyn Notifier>,
-                None => bail!("receiver {}: smtp.url is missing", receiver.id),
-            },
-            ReceiverKind::Webhook { url, secret } => {
-                let url = read_secret(url).with_context(at)?;
-                let secret = secret.as_ref().map(read_secret).transpose().with_context(at)?;
-                let secret = secret.as_ref().map(config::Secret::expose);
-                Arc::new(Webhook::new(&client, url.expose(), secret).with_context(at)?)
-            }
-        };
-        routes.push(Route {
-            receiver: receiver.id.clone(),
-            integration: receiver.kind.integration(),
-            notifier,
-        });
-    }
-    Ok(routes)
+    let webhook = WebhookSettings { allow, ..WebhookSettings::default() };
+    let read = |place: &SecretText| match read_secret(place) {
+        Ok(secret) => Ok(secret.expose().to_owned()),
+        Err(error) => Err(format!("{:#}", anyhow::Error::from(error))),
+    };
+    receivers::routes(policies, mail(config, key)?, webhook, &read)
+        .map_err(|problems| anyhow::Error::new(Unreachable(problems.join("; "))))
 }
 
-/// The one way to send mail that all receivers share.
-fn mail(config: &Config, key: LinkKey) -> anyhow::Result<Option<Arc<Email>>> {
+/// Receivers that cannot be reached as they are written.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Unreachable(String);
+
+fn mail(config: &Config, key: LinkKey) -> anyhow::Result<Option<EmailSettings>> {
     let smtp = &config.smtp;
     let (Some(url), Some(from)) = (&smtp.url, &smtp.from) else { return Ok(None) };
     let mut settings = EmailSettings::new(url, from);
@@ -240,5 +228,5 @@ fn mail(config: &Config, key: LinkKey) -> anyhow::Result<Option<Arc<Email>>> {
     }
     settings.public_url.clone_from(&config.http.public_url);
     settings.link_key = Some(key);
-    Ok(Some(Arc::new(Email::new(settings).context("smtp")?)))
+    Ok(Some(settings))
 }

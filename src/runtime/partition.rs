@@ -736,3 +736,72 @@ fn count_stats(progress: &Progress, before: &Stats, now: &Stats) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn appends(watermark: i64, now: i64, stamps: &[Stamp]) -> Vec<Option<i64>> {
+        let mut batch = Batch::new(0);
+        for (i, stamp) in stamps.iter().enumerate() {
+            batch.push(i as i64, *stamp, b"", b"");
+        }
+        let mut clock = AppendClock { watermark: Time(watermark), now, create_time: false };
+        batch.records().iter().map(|r| clock.append(r).map(|t| t.0)).collect()
+    }
+
+    #[test]
+    fn the_brokers_time_is_taken_as_it_is_unless_it_is_far_ahead() {
+        let append = |ms| Stamp::Append(Time(ms));
+        let now = 1_000_000;
+        let given = [append(5), append(3), append(now + AHEAD), append(now + AHEAD + 1)];
+        assert_eq!(appends(4, now, &given), [Some(5), Some(3), Some(now + AHEAD), None]);
+    }
+
+    #[test]
+    fn a_producers_time_never_goes_back_and_is_replaced_where_it_is_far_ahead() {
+        let create = |ms| Stamp::Create(Time(ms));
+        let now = 1_000_000;
+        let given = [create(5), create(3), create(now + AHEAD + 1), create(7), Stamp::None];
+        assert_eq!(appends(4, now, &given), [Some(5), Some(5), Some(now), Some(now), Some(now)]);
+    }
+
+    #[test]
+    fn what_is_on_its_way_to_cases_counts_as_there() {
+        let case = |parcel: &str, rule: &str| StandingCase {
+            rule: rule.to_owned(),
+            parcel_id: parcel.to_owned(),
+            episode: None,
+            stage: 1,
+            severity: crate::model::Severity::High,
+            due: Time(1),
+            anchor: Time(0),
+            by_operator: false,
+        };
+        let change = |parcel: &str, rule: &str, kind| Change {
+            kind,
+            rule: rule.into(),
+            body: None,
+            parcel_id: parcel.into(),
+            episode: None,
+            offset: 1,
+            at: Time(2),
+            stage: 1,
+            severity: crate::model::Severity::High,
+            anchor: Time(0),
+            due: Time(1),
+            incomplete: false,
+            evidence: None,
+        };
+        let gone = ChangeKind::Resolved(crate::model::Resolution::RuleChanged);
+        let changes = [change("A", "old", gone), change("B", "new", ChangeKind::Opened)];
+        let left = after(vec![case("A", "old"), case("A", "new")], &changes);
+        assert_eq!(left, [case("A", "new"), case("B", "new")]);
+    }
+
+    #[test]
+    fn samples_are_short_and_printable() {
+        assert_eq!(sample(b"a\nb\xff"), "a\u{fffd}b\u{fffd}");
+        assert_eq!(sample(&vec![b'x'; 5_000]).len(), SAMPLE);
+    }
+}

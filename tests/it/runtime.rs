@@ -193,7 +193,8 @@ fn what_is_late_opens_while_nothing_comes_and_resolves_when_it_comes() {
 fn markers_of_transactions_at_the_end_do_not_hold_the_clock() {
     let kafka = Kafka::shared();
     kafka.create_topic("markers", 1, true, &[]);
-    let run = Setup::new(kafka, "markers").start();
+    let setup = Setup::new(kafka, "markers");
+    let run = setup.start();
     run.ready();
     let payload = event("P-1", "import_customs_cleared", now());
     let record = [Record { key: "P-1", payload: &payload, ..Record::default() }];
@@ -208,7 +209,8 @@ fn markers_of_transactions_at_the_end_do_not_hold_the_clock() {
 fn a_broker_that_is_gone_opens_nothing() {
     let kafka = Kafka::start(&kafka::Options::default());
     kafka.create_topic("gone", 2, true, &[]);
-    let run = Setup::new(&kafka, "gone").start();
+    let setup = Setup::new(&kafka, "gone");
+    let run = setup.start();
     run.ready();
     let anchored = now();
     cleared(&kafka, "gone", 0..3);
@@ -290,7 +292,8 @@ fn a_topic_made_anew_is_seen_and_read_from_its_beginning() {
 fn more_partitions_stop_the_clocks() {
     let kafka = Kafka::shared();
     kafka.create_topic("wider", 1, true, &[]);
-    let run = Setup::new(kafka, "wider").start();
+    let setup = Setup::new(kafka, "wider");
+    let run = setup.start();
     run.ready();
     kafka.add_partitions("wider", 2);
     poll("the clocks to stand", PATIENCE, || match run.daemon.port().ready() {
@@ -320,6 +323,7 @@ fn rules_that_changed_while_it_was_down_apply_to_what_is_in_flight() {
     run.stop();
     setup.rules = OTHER_RULES.to_owned();
     let run = setup.start();
+    run.wait(StateFilter::Resolved, 3);
     let open = run.wait(StateFilter::Open, 3);
     assert!(open.iter().all(|e| e["rule"] == "unseen"), "{open:#?}");
     run.kill();
@@ -358,7 +362,8 @@ fn a_wrong_password_is_said_and_nothing_dies() {
 #[test]
 fn a_topic_that_is_not_there_yet_is_waited_for() {
     let kafka = Kafka::shared();
-    let run = Setup::new(kafka, "to-come").start();
+    let setup = Setup::new(kafka, "to-come");
+    let run = setup.start();
     poll("the missing topic to be said", PATIENCE, || {
         let troubles = run.status()["kafka"]["troubles"].to_string();
         if troubles.contains("there is no topic to-come") { Ok(()) } else { Err(troubles) }
@@ -375,7 +380,8 @@ fn a_second_member_is_told_that_it_needs_postgresql() {
     let first = Setup::new(kafka, "shared-out");
     let run = first.start();
     run.ready();
-    let second = Setup::new(kafka, "shared-out").start();
+    let other = Setup::new(kafka, "shared-out");
+    let second = other.start();
     let failed = async { tokio::time::timeout(PATIENCE, second.daemon.failed()).await };
     let why = second.runtime.block_on(failed).expect("the second one to give up");
     assert!(why.contains("PostgreSQL"), "{why}");
