@@ -168,6 +168,8 @@ pub struct Found {
 struct Anchored {
     time: Time,
     origin: Origin,
+    /// Its place among the occurrences, which at equal times is that in the log; of a derived time, the last.
+    place: usize,
 }
 
 /// The stages of a rule at one moment.
@@ -508,15 +510,13 @@ fn anchor(view: View<'_>, rule: &Rule, code: Code) -> Option<Anchored> {
                     Some(f) if rule.holds.is_some() => Some(f.origin),
                     _ => p.origins[*t as usize],
                 };
-                Anchored {
-                    time,
-                    origin: origin.unwrap_or(Origin { append: p.last_append, zone_assumed: false }),
-                }
+                let origin = origin.unwrap_or(Origin { append: p.last_append, zone_assumed: false });
+                Anchored { time, origin, place: usize::MAX }
             }),
         };
         let Some(c) = candidate else { continue };
         let better = picked.is_none_or(|best| match c.time.cmp(&best.time) {
-            std::cmp::Ordering::Equal => c.origin.append < best.origin.append,
+            std::cmp::Ordering::Equal => (c.origin.append, c.place) < (best.origin.append, best.place),
             order => order.is_gt() == rule.anchor.last,
         });
         if better {
@@ -531,16 +531,18 @@ fn anchor(view: View<'_>, rule: &Rule, code: Code) -> Option<Anchored> {
 
 /// The first or last occurrence of a milestone; at equal event time the one appended first.
 fn occurrence(view: View<'_>, milestone: Milestone, last: bool) -> Option<Anchored> {
-    let mut picked: &Occurrence = view.derived.first_of(view.parcel, milestone)?;
+    let first = view.derived.first_of(view.parcel, milestone)?;
+    let mut picked: (usize, &Occurrence) = (usize::from(view.derived.first[milestone as usize]), first);
     if last {
-        for o in view.parcel.occurrences.iter().filter(|o| o.milestone == milestone) {
-            if o.stamp.event_time > picked.stamp.event_time {
-                picked = o;
+        for (i, o) in view.parcel.occurrences.iter().enumerate().filter(|(_, o)| o.milestone == milestone) {
+            if o.stamp.event_time > picked.1.stamp.event_time {
+                picked = (i, o);
             }
         }
     }
-    let origin = Origin { append: picked.stamp.append, zone_assumed: picked.zone_assumed };
-    Some(Anchored { time: Time(picked.stamp.event_time), origin })
+    let (place, o) = picked;
+    let origin = Origin { append: o.stamp.append, zone_assumed: o.zone_assumed };
+    Some(Anchored { time: Time(o.stamp.event_time), origin, place })
 }
 
 /// The time of the latest that satisfies, or of the first found where any will do; `None` where nothing satisfies
