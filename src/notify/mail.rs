@@ -129,6 +129,9 @@ impl Mail<'_> {
         if let Some(runbook) = &e.runbook {
             more.push(format!("runbook: {}", one_line(runbook)));
         }
+        if !e.exception_id.is_empty() {
+            more.push(format!("exception: {}", one_line(&e.exception_id)));
+        }
         for line in more {
             let _ = writeln!(out, "          {line}");
         }

@@ -34,15 +34,18 @@ CRITICAL  P-ES-0001  overdue by 2 h 10 min (due 2026-10-14 05:00 UTC)
           expected: domestic_scan or delivered
           destination ES, domestic_carrier correos
           runbook: https://wiki.example.org/handoff
+          exception: a1
 
 WARNING   P-ES-0002  due 2026-10-14 07:10 UTC
           owner: carrier, acknowledged by Maria
           expected: domestic_scan
+          exception: a2
 
 RESOLVED  P-ES-0003  it happened, late
           owner: carrier
           tracking LX3CN
           last: domestic_scan, 2026-10-14 06:00 UTC
+          exception: a3
 
 and 9 more that this message does not list
 

@@ -181,7 +181,7 @@ fn quoted_printable(text: &str) -> Vec<u8> {
     out
 }
 
-/// The blocks of a mail's text: a line `SEVERITY  PARCEL  how it stands`, and among the indented ones below it the link to
+/// The blocks of a mail's text: a line `SEVERITY  PARCEL  how it stands`, and among the indented ones below it the id of
 /// the exception.
 fn notices(text: &str) -> Result<Vec<Notice>, String> {
     let mut found: Vec<Notice> = Vec::new();
@@ -198,14 +198,14 @@ fn notices(text: &str) -> Result<Vec<Notice>, String> {
                 severity: if over { String::new() } else { mark },
                 news: None,
             });
-        } else if let Some((_, id)) = line.split_once("/api/v1/exceptions/")
+        } else if let Some(id) = line.trim_start().strip_prefix("exception: ")
             && let Some(notice) = found.last_mut()
         {
             notice.exception_id = id.trim().to_owned();
         }
     }
     match found.iter().find(|n| n.exception_id.is_empty()) {
-        Some(notice) => Err(format!("it names {} without a link to the exception", notice.parcel_id)),
+        Some(notice) => Err(format!("it names {} without the exception's id", notice.parcel_id)),
         None => Ok(found),
     }
 }
@@ -215,8 +215,8 @@ mod tests {
     use super::*;
 
     const TEXT: &str = "OPEN, high: 2 open, 0 acknowledged, 1 resolved\nCleared, not scanned\nlane CN-ES\nNew (policy handoff, step 1)\n\n\
-        HIGH      P-ES-00001  overdue by 2 d\n          owner: carrier\n          http://127.0.0.1:1/api/v1/exceptions/aa\n\n\
-        RESOLVED  P-ES-00002  it happened, late\n          http://127.0.0.1:1/api/v1/exceptions/bb\n";
+        HIGH      P-ES-00001  overdue by 2 d\n          owner: carrier\n          exception: aa\n\n\
+        RESOLVED  P-ES-00002  it happened, late\n          exception: bb\n";
 
     #[test]
     fn blocks_of_a_mail_are_read() {
@@ -234,7 +234,7 @@ mod tests {
     fn parts_and_encodings_are_decoded() {
         let mail = "Message-ID: <abc@demo>\r\nSubject: [parcelwatch] CN-ES,\r\n rule\r\n\
             Content-Type: multipart/alternative;\r\n boundary=\"b\"\r\n\r\n--b\r\nContent-Type: text/plain; charset=utf-8\r\n\
-            Content-Transfer-Encoding: quoted-printable\r\n\r\nNew (policy x, step 2)\r\nHIGH  P=2D1  caf=C3=\r\n=A9\r\n  /api/v1/exceptions/aa\r\n\
+            Content-Transfer-Encoding: quoted-printable\r\n\r\nNew (policy x, step 2)\r\nHIGH  P=2D1  caf=C3=\r\n=A9\r\n  exception: aa\r\n\
             --b\r\nContent-Type: text/html\r\n\r\n<p>\r\n--b--\r\n";
         let arrival = read_mail(mail.as_bytes(), "x@example.org").unwrap();
         assert_eq!((arrival.id.as_str(), arrival.step), ("abc", Some(2)));
@@ -250,7 +250,7 @@ mod tests {
         let server = tokio::spawn(serve(listener, inbox.clone()));
         let mut client = TcpStream::connect(at).await.unwrap();
         let talk = "EHLO x\r\nRCPT TO:<early@example.org>\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n\
-            Message-ID: <m1@demo>\r\nSubject: s\r\n\r\n..dot\r\nHIGH  P-1  x\r\n /api/v1/exceptions/aa\r\n.\r\nWHAT\r\nQUIT\r\n";
+            Message-ID: <m1@demo>\r\nSubject: s\r\n\r\n..dot\r\nHIGH  P-1  x\r\n exception: aa\r\n.\r\nWHAT\r\nQUIT\r\n";
         client.write_all(talk.as_bytes()).await.unwrap();
         let mut said = String::new();
         client.read_to_string(&mut said).await.unwrap();
