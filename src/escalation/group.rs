@@ -88,3 +88,72 @@ impl Group {
         format!("[parcelwatch] {clean}")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn policy(group_by: &[&str]) -> Policy {
+        Policy {
+            id: "handoff".into(),
+            group_by: group_by.iter().map(|n| (*n).to_owned()).collect(),
+            group_wait: 30,
+            group_interval: 300,
+            repeat_every: None,
+            ack_timeout: None,
+            steps: Vec::new(),
+            show: Vec::new(),
+        }
+    }
+
+    fn group(group_by: &[&str], facts: &Value) -> Group {
+        let empty = Map::new();
+        let facts = facts.as_object().unwrap_or(&empty);
+        let opening =
+            Opening { rule: "late", parcel_id: "P1", owner: "carrier", severity: Severity::High, facts };
+        group_of(&policy(group_by), &opening)
+    }
+
+    #[test]
+    fn a_group_is_its_policy_and_values_whatever_their_order() {
+        let facts = json!({"lane": "CN-ES", "items": [1], "broker": "b"});
+        let a = group(&["rule", "lane"], &facts);
+        assert_eq!(a.id, group(&["lane", "rule"], &facts).id);
+        assert_ne!(a.id, group(&["rule"], &facts).id);
+        assert_ne!(a.id, group(&["rule", "lane"], &json!({"lane": "CN-FR"})).id);
+        let missing = group(&["lane", "severity", "owner", "parcel_id"], &json!({}));
+        let values = json!({"lane": null, "severity": "high", "owner": "carrier", "parcel_id": "P1"});
+        assert_eq!(Value::Object(missing.values.clone()), values);
+        assert_ne!(
+            missing.id,
+            group(&["lane", "severity", "owner", "parcel_id"], &json!({"lane": "null"})).id
+        );
+    }
+
+    #[test]
+    fn the_first_news_waits_the_rest_keeps_apart_and_nothing_is_put_off() {
+        let policy = policy(&[]);
+        let mut group = group(&[], &json!({}));
+        group.schedule(&policy, 1_000);
+        assert_eq!(group.flush_ms, 1_030);
+        group.schedule(&policy, 1_010);
+        assert_eq!(group.flush_ms, 1_030, "later news does not put the flush off");
+        (group.flush_ms, group.last_ms, group.told) = (NEVER, 1_030, 1);
+        group.schedule(&policy, 1_100);
+        assert_eq!(group.flush_ms, 1_330);
+        (group.flush_ms, group.last_ms) = (NEVER, 1_330);
+        group.schedule(&policy, 9_000);
+        assert_eq!(group.flush_ms, 9_000, "what was told long ago does not wait");
+        (group.flush_ms, group.told) = (NEVER, 0);
+        group.schedule(&policy, 9_000);
+        assert_eq!(group.flush_ms, 9_030, "all of it ended: the next is a first again");
+    }
+
+    #[test]
+    fn a_subject_holds_no_line_break() {
+        let group = group(&["lane"], &json!({"lane": "a\r\nBcc: x"}));
+        assert_eq!(group.subject(), "[parcelwatch] a  Bcc: x");
+    }
+}

@@ -374,3 +374,32 @@ async fn a_mail_thread_has_one_subject_and_one_root() {
     assert_eq!(seen[0], seen[1]);
     assert_eq!(seen[0].0, "[parcelwatch] CN-ES, late");
 }
+
+#[tokio::test]
+async fn the_loop_wakes_at_a_commit_and_stops_when_told() {
+    let mut policies = one_step();
+    policies.policies[0].group_wait = 0;
+    let world = World::new(policies).await;
+    let filled = world.cases.outbox_filled();
+    let mut filled = std::pin::pin!(filled.notified());
+    filled.as_mut().enable();
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let World { cases, escalator, rules, policies, dir: _dir, .. } = world;
+    let running = tokio::spawn(escalator.run(stopped));
+    let recorded = parcelwatch::cases::Recorded::default();
+    let changes = [opened("P1", 1)];
+    let batch = parcelwatch::cases::Batch {
+        partition: 0,
+        changes: &changes,
+        rules: &rules,
+        policies: &policies,
+        recorded: &recorded,
+        now_ms: START,
+    };
+    cases.commit(&batch).await.expect("commits");
+    let patience = std::time::Duration::from_secs(60);
+    tokio::time::timeout(patience, filled).await.expect("the dispatchers are woken");
+    assert_eq!(cases.outbox_due("erp", START, 10, MINUTE).await.expect("rows").len(), 1);
+    stop.send(true).expect("it runs");
+    tokio::time::timeout(patience, running).await.expect("it stops").expect("it did not panic");
+}
