@@ -11,6 +11,7 @@ mod deploy;
 mod escalation;
 mod fixtures_test;
 mod house;
+mod live;
 mod oracle;
 #[path = "../oracle/mod.rs"]
 mod oracle_impl;

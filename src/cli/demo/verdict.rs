@@ -402,6 +402,9 @@ mod tests {
         );
         let more =
             ("ff".to_owned(), "opened".to_owned(), String::new(), 1, "high".to_owned(), "now".to_owned());
-        differs(&found(|_, w| drop(w.insert(more))), "written, but not owed: ff: opened stage 1 high at now");
+        differs(
+            &found(|_, w| assert!(w.insert(more))),
+            "written, but not owed: ff: opened stage 1 high at now",
+        );
     }
 }
