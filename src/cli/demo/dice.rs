@@ -33,6 +33,11 @@ impl Dice {
         &of[usize::try_from(self.between(0, last)).unwrap_or(0)]
     }
 
+    /// One of these words.
+    pub fn word(&mut self, of: &[&'static str]) -> &'static str {
+        self.pick(of)
+    }
+
     /// True `n` times of a thousand.
     pub fn permille(&mut self, n: i64) -> bool {
         self.between(0, 999) < n

@@ -77,9 +77,9 @@ pub fn live(n: u64, from: Time, mut dice: Dice) -> Vec<Telling> {
         id: format!("P-{}-{n:05}", lane.country),
         tracking: format!("LP{:09}{}", 641_120_000 + n, lane.country),
         lane,
-        gateway: *dice.pick(lane.gateways),
-        broker: *dice.pick(lane.brokers),
-        carrier: *dice.pick(lane.carriers),
+        gateway: dice.word(lane.gateways),
+        broker: dice.word(lane.brokers),
+        carrier: dice.word(lane.carriers),
         // A programme that most parcels of one lane use; missing its 72 hours is what `Fate::Stuck` does to them.
         bonded: lane.country == "FR" && dice.permille(600),
         fate,
