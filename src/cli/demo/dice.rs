@@ -27,15 +27,19 @@ impl Dice {
         low + i64::try_from(self.roll() % span).unwrap_or(0)
     }
 
+    fn below(&mut self, n: usize) -> usize {
+        let last = i64::try_from(n).unwrap_or(1) - 1;
+        usize::try_from(self.between(0, last)).unwrap_or(0)
+    }
+
     /// One of these.
     pub fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
-        let last = i64::try_from(of.len()).unwrap_or(1) - 1;
-        &of[usize::try_from(self.between(0, last)).unwrap_or(0)]
+        &of[self.below(of.len())]
     }
 
     /// One of these words.
     pub fn word(&mut self, of: &[&'static str]) -> &'static str {
-        self.pick(of)
+        of[self.below(of.len())]
     }
 
     /// True `n` times of a thousand.
