@@ -8,6 +8,8 @@ mod bounds;
 mod broker;
 mod cases;
 mod checks;
+mod desk;
+mod escalate;
 mod naive;
 mod properties;
 mod random;

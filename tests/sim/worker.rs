@@ -322,14 +322,14 @@ impl Worker {
             return;
         }
         match self.phase {
-            Phase::Live => self.take_rules(self.wanted.clone()),
+            Phase::Live => self.take_wanted(world),
             Phase::Replaying => {
                 if let Some((goal, turn)) = self.goals.front().cloned() {
                     self.toward(goal, turn, world);
                 } else {
                     self.phase = Phase::Reconciling;
                     self.position = self.position.max(self.shard.next_offset());
-                    self.take_rules(self.wanted.clone());
+                    self.take_wanted(world);
                 }
             }
             Phase::Reconciling => {
@@ -366,6 +366,15 @@ impl Worker {
                 }
             }
             None => {}
+        }
+    }
+
+    /// The configured rules, once W has moved since rules were last taken: rules that come, go and come again at one and
+    /// the same W would give their changes names that are there already.
+    fn take_wanted(&mut self, world: &World) {
+        let last = world.cases.books[self.partition].turns.last();
+        if last.is_none_or(|(place, _)| place.watermark < self.shard.watermark()) {
+            self.take_rules(self.wanted.clone());
         }
     }
 

@@ -1,0 +1,192 @@
+//! What cases keeps for the escalation, without a database: rows of exceptions, groups, who was told, the outbox. What a
+//! committed change does to its row is told by DESIGN §6 and §7 and SEMANTICS 8.2.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use parcelwatch::escalation::{
+    Ack, Body, Case, Counts, Evidence, Flushed, Group, Ladder, Member, Message, NEVER, News, Notice, Opening,
+    State, Told, Unsent, Word, group_of, policy_of,
+};
+use parcelwatch::model::{Change, ChangeKind, Resolution, Severity, Time};
+use parcelwatch::rules::Policies;
+
+/// A row of the outbox with its fate.
+pub struct Row {
+    pub message: Message,
+    pub decided_ms: i64,
+    pub delivered: bool,
+    pub dead: bool,
+    pub due_ms: i64,
+}
+
+/// Everything durable.
+#[derive(Default)]
+pub struct Desk {
+    /// By number.
+    pub cases: BTreeMap<i64, Case>,
+    numbers: BTreeMap<String, i64>,
+    pub groups: BTreeMap<String, Group>,
+    pub told: BTreeMap<i64, BTreeSet<Told>>,
+    evidence: BTreeMap<i64, Evidence>,
+    pub outbox: Vec<Row>,
+    pub unsent: Vec<Unsent>,
+    /// What was ever said, in the order of decisions: to whom, when.
+    pub said: Vec<(Told, Notice, i64)>,
+    seq: i64,
+}
+
+impl Desk {
+    /// A shard's transaction.
+    pub fn commit(&mut self, change: &Change, policies: &Policies, policy: &str, now: i64) {
+        self.seq += 1;
+        let id = change.exception_id();
+        let next = self.numbers.len() as i64 + 1;
+        let number = *self.numbers.entry(id.clone()).or_insert(next);
+        let seq = self.seq;
+        let case = self.cases.entry(number).or_insert_with(|| fresh(change, number, id, policy, now));
+        let opened = change.kind == ChangeKind::Opened;
+        if let Some(text) = &change.evidence {
+            self.evidence.insert(number, Evidence::parse(text));
+        }
+        if let ChangeKind::Resolved(resolution) = change.kind {
+            case.engine_open = false;
+            if case.state == State::Resolved {
+                return;
+            }
+            (case.state, case.resolved) = (State::Resolved, Some((change.at, resolution)));
+            if case.ladder.told || case.ladder.waiting {
+                case.ladder.next_ms = now;
+            } else {
+                case.ladder.next_ms = NEVER;
+                let why = parcelwatch::escalation::Why::ResolvedBeforeFlush;
+                self.unsent.push(Unsent { exception: number, why, step: 0, at_ms: now });
+            }
+            return;
+        }
+        let anew = opened || case.state == State::Resolved || change.severity > case.highest_severity;
+        if opened {
+            (case.opened_at, case.opened_ms) = (change.at, now);
+            (case.highest_stage, case.highest_severity) = (0, Severity::Info);
+        }
+        case.engine_open = true;
+        (case.stage, case.severity, case.anchor, case.due) =
+            (change.stage, change.severity, change.anchor, change.due);
+        case.highest_stage = case.highest_stage.max(change.stage);
+        case.highest_severity = case.highest_severity.max(change.severity);
+        let word = if opened { Word::Opened } else { Word::Raised };
+        case.news = News { word, at: change.at, seq };
+        if anew {
+            (case.state, case.ack, case.resolved) = (State::Open, None, None);
+            (case.ladder.start_ms, case.ladder.round, case.ladder.step) = (now, 0, 0);
+        }
+        case.ladder.next_ms = now;
+        if opened {
+            let facts = self.evidence.get(&number).cloned().unwrap_or_default().facts;
+            let opening = Opening {
+                rule: &case.rule,
+                parcel_id: &case.parcel_id,
+                owner: &case.body.owner,
+                severity: case.severity,
+                facts: &facts,
+            };
+            let policy = policy_of(policies, Some(&case.body.policy)).expect("there is a default policy");
+            let group = group_of(policy, &opening);
+            case.group_id.clone_from(&group.id);
+            self.groups.entry(group.id.clone()).or_insert(group);
+        }
+    }
+
+    pub fn acknowledge(&mut self, number: i64, now: i64) {
+        let Some(case) = self.cases.get_mut(&number).filter(|c| c.state == State::Open) else { return };
+        case.state = State::Acknowledged;
+        case.ack = Some(Ack { by: "ana".into(), comment: String::new(), at_ms: now });
+        case.ladder.next_ms = now;
+    }
+
+    pub fn resolve(&mut self, number: i64, now: i64) {
+        let Some(case) = self.cases.get_mut(&number).filter(|c| c.state != State::Resolved) else { return };
+        case.state = State::Resolved;
+        case.resolved = Some((Time(now), Resolution::ByOperator));
+        case.ladder.next_ms = now;
+    }
+
+    /// Exceptions whose time has come.
+    pub fn due(&self, now: i64) -> Vec<Case> {
+        self.cases.values().filter(|c| c.ladder.next_ms <= now).cloned().collect()
+    }
+
+    /// The escalator's first transaction.
+    pub fn write_step(&mut self, groups: BTreeMap<String, Group>, cases: Vec<Case>, unsent: Vec<Unsent>) {
+        self.groups.extend(groups);
+        self.cases.extend(cases.into_iter().map(|c| (c.number, c)));
+        self.unsent.extend(unsent);
+    }
+
+    pub fn members(&self, group: &str) -> (Vec<Member>, Counts) {
+        let of = |c: &&Case| c.group_id == group;
+        let mut counts = Counts::default();
+        for case in self.cases.values().filter(of) {
+            counts.open += i64::from(case.state == State::Open);
+            counts.acknowledged += i64::from(case.state == State::Acknowledged);
+        }
+        let waiting = self.cases.values().filter(of).filter(|c| c.ladder.waiting);
+        let members = waiting.map(|c| Member {
+            case: c.clone(),
+            told: self.told.get(&c.number).cloned().unwrap_or_default(),
+            evidence: self.evidence.get(&c.number).cloned().unwrap_or_default(),
+        });
+        (members.collect(), counts)
+    }
+
+    /// The escalator's second transaction: ladders, who was told, the outbox.
+    pub fn write_flush(&mut self, flushed: Flushed, now: i64) {
+        for message in flushed.messages {
+            assert!(message.notices.len() <= 100, "a message lists {}", message.notices.len());
+            let known = self.outbox.iter().any(|r| r.message.id == message.id);
+            assert!(!known, "two decisions have one id: {message:?}");
+            for n in &message.notices {
+                self.said.push((message.to.clone(), n.clone(), now));
+            }
+            self.outbox.push(Row { message, decided_ms: now, delivered: false, dead: false, due_ms: now });
+        }
+        for (number, to) in flushed.told {
+            self.told.entry(number).or_default().insert(to);
+        }
+        for number in flushed.settled {
+            self.told.remove(&number);
+        }
+        self.groups.insert(flushed.group.id.clone(), flushed.group);
+        self.cases.extend(flushed.cases.into_iter().map(|c| (c.number, c)));
+        self.unsent.extend(flushed.unsent);
+    }
+}
+
+fn fresh(change: &Change, number: i64, id: String, policy: &str, now: i64) -> Case {
+    Case {
+        number,
+        exception_id: id,
+        rule: change.rule.to_string(),
+        parcel_id: change.parcel_id.to_string(),
+        episode: change.episode_text(),
+        partition: 0,
+        state: State::Open,
+        engine_open: true,
+        stage: change.stage,
+        severity: change.severity,
+        highest_stage: 0,
+        highest_severity: Severity::Info,
+        anchor: change.anchor,
+        due: change.due,
+        opened_at: change.at,
+        opened_ms: now,
+        news: News { word: Word::Opened, at: change.at, seq: 0 },
+        evidence_seq: 0,
+        resolved: None,
+        ack: None,
+        incomplete: false,
+        body: Arc::new(Body { policy: policy.into(), owner: "carrier".into(), ..Body::default() }),
+        group_id: String::new(),
+        ladder: Ladder { start_ms: now, ..Ladder::default() },
+    }
+}
