@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sqlx::Row as _;
 use sqlx::sqlite::{
     Sqlite, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteSynchronous,
 };
+use sqlx::{Connection as _, Row as _};
 use tokio::sync::Notify;
 
 use super::commit::Interned;
@@ -96,6 +96,9 @@ impl Cases {
             .acquire_timeout(wait)
             .idle_timeout(None)
             .max_lifetime(None)
+            // On a full disk or a failed write SQLite ends the transaction by itself; sqlx then counts one that it can never
+            // end, and would refuse every later one. Such a connection is of no use any more: another takes its place.
+            .before_acquire(|connection, _| Box::pin(std::future::ready(Ok(!connection.is_in_transaction()))))
             .connect_with(connect.clone())
             .await
             .map_err(failed)?;
@@ -222,4 +225,21 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(super) async fn next_number(tx: &mut SqliteConnection, sql: &'static str) -> sqlx::Result<i64> {
     let top: Option<i64> = sqlx::query_scalar(sql).fetch_one(tx).await?;
     Ok(top.unwrap_or(0) + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cases;
+
+    #[tokio::test]
+    async fn a_transaction_that_sqlite_ended_by_itself_does_not_stop_later_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let cases = Cases::open(&dir.path().join("cases.sqlite")).await.unwrap();
+        let mut tx = cases.begin().await.unwrap();
+        // As a full disk does: the transaction is over, and sqlx does not know.
+        sqlx::query("ROLLBACK").execute(&mut *tx).await.unwrap();
+        drop(tx);
+        let tx = cases.begin().await.unwrap();
+        cases.end(tx).await.unwrap();
+    }
 }
