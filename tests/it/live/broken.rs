@@ -1,5 +1,6 @@
 //! A state that is damaged, locked or full: said, waited for, and nothing lost.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,7 @@ use sqlx::{ConnectOptions as _, Connection as _};
 use super::{items, setup, tell, wait_exceptions, wait_owed};
 use crate::parts::daemon::Daemon;
 use crate::parts::kafka::Kafka;
-use crate::parts::webhook::Webhooks;
+use crate::parts::webhook::{Hook, Webhooks};
 use crate::parts::{PATIENCE, block_on, poll};
 
 #[test]
@@ -35,12 +36,12 @@ fn while_another_process_locks_the_cases_folding_waits_and_then_goes_on() {
     goes_on(&daemon);
     let owed = wait_owed(&daemon, kafka, "locked-cases", &setup);
     assert_eq!(owed.len(), 40);
-    told(&hooks, 40);
+    told(&daemon, &hooks, 40);
 }
 
 /// A disk of its own for the state, seen by the daemon alone: `unshare` gives it a view of the file system, which ends with it.
 const SMALL_DISK: &str = "#!/bin/sh
-exec unshare $UNSHARE --mount sh -c 'mkdir -p data && mount -t tmpfs -o size=3m none data && exec \"$0\" \"$@\"' \"$PARCELWATCH\" \"$@\"
+exec unshare $UNSHARE --mount sh -c 'mkdir -p data && mount -t tmpfs -o size=32m none data && exec \"$0\" \"$@\"' \"$PARCELWATCH\" \"$@\"
 ";
 
 /// How a private view of the file system can be had here: by root, else by a user's own namespace.
@@ -83,7 +84,7 @@ fn on_a_full_disk_folding_waits_and_goes_on_when_there_is_room() {
     goes_on(&daemon);
     let owed = wait_owed(&daemon, kafka, "full", &setup);
     assert_eq!(owed.len(), 60);
-    told(&hooks, 60);
+    told(&daemon, &hooks, 60);
 }
 
 /// Takes whatever room there is.
@@ -111,17 +112,18 @@ fn goes_on(daemon: &Daemon) {
 }
 
 /// Waits until that many parcels were told, each once.
-fn told(hooks: &Webhooks, n: usize) {
-    let listed = hooks.wait_until(&format!("{n} parcels told"), PATIENCE, |hooks| {
-        let each = hooks.iter().flat_map(|h| h.json()["data"]["exceptions"].as_array().unwrap().clone());
-        let each: Vec<String> = each.map(|e| e["parcel_id"].as_str().unwrap().to_owned()).collect();
-        (each.len() >= n).then_some(each)
+fn told(daemon: &Daemon, hooks: &Webhooks, n: usize) {
+    let listed = poll(&format!("{n} parcels to be told"), PATIENCE, || {
+        let listed = |h: &Hook| h.json()["data"]["exceptions"].as_array().unwrap().clone();
+        let each: Vec<_> = hooks.hooks().iter().flat_map(listed).collect();
+        let each: Vec<String> = each.iter().map(|e| e["parcel_id"].as_str().unwrap().to_owned()).collect();
+        if each.len() >= n { Ok(each) } else { Err(format!("{}\n{}", each.len(), daemon.tail())) }
     });
-    let distinct: std::collections::BTreeSet<_> = listed.iter().collect();
+    let distinct: BTreeSet<_> = listed.iter().collect();
     assert_eq!((distinct.len(), listed.len()), (n, n), "{listed:?}");
 }
 
-/// The snapshots' data of one partition, oldest first.
+/// The manifests of one partition's snapshots, oldest first.
 fn snapshots(folder: &Path) -> Vec<PathBuf> {
     let mut manifests: Vec<_> =
         std::fs::read_dir(folder).into_iter().flatten().map(|e| e.unwrap().path()).collect();
