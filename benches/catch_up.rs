@@ -1,8 +1,12 @@
 //! `run` catching up from a real Kafka: the program itself in a process of its own, with the shipped rules and twenty made
 //! up, against a bare consumer that polls and decodes with serde_json.
 //!
-//! `cargo bench --bench catch_up -- --records 1000000 --in-flight 1000000 --compression lz4`. The stream ends now and carries
-//! its own append times (CreateTime), so that deadlines pass while it is read, as they would have. Nothing is asserted.
+//! `cargo bench --bench catch_up -- --records 1000000 --in-flight 200000 --compression lz4`. The stream ends now and carries
+//! its own append times (CreateTime), so that deadlines pass while it is read, as they would have. Its parcels take 40 hours
+//! from step to step and a third of them are cleared with the duty assessed, which the shipped rules call late; so that few
+//! records cause a change, as in a network that works, the shipped stages are stretched and the duty is paid.
+//! `--rules shipped` takes rules and records as they are: one record in twenty then causes a change, and the database is
+//! what is measured. Nothing is asserted.
 
 #[path = "bare/mod.rs"]
 mod bare;
@@ -56,7 +60,7 @@ impl Figure {
 }
 
 /// Produces the last so many records of the network that there are now. How many, of how many bytes, over how many hours.
-fn produce(kafka: &Kafka, network: Network, records: u64) -> (u64, u64, i64) {
+fn produce(kafka: &Kafka, network: Network, records: u64, as_it_is: bool) -> (u64, u64, i64) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
     let per_hour = (network.in_flight as f64 * 13.0 / 480.0 * 1.01).max(1.0);
     let hours = (records as f64 / per_hour).ceil() as i64;
@@ -71,6 +75,9 @@ fn produce(kafka: &Kafka, network: Network, records: u64) -> (u64, u64, i64) {
             .iter()
             .map(|item| {
                 network.render(*item, &mut one);
+                if !as_it_is {
+                    pay(&mut one);
+                }
                 (format!("P{:013x}", workload::mix(item.parcel)), one.clone(), item.append)
             })
             .collect();
@@ -87,6 +94,27 @@ fn produce(kafka: &Kafka, network: Network, records: u64) -> (u64, u64, i64) {
         bytes += rendered.iter().map(|r| r.1.len() as u64).sum::<u64>();
     }
     (sent, bytes, hours)
+}
+
+/// The duty that is assessed is paid.
+fn pay(record: &mut [u8]) {
+    const OWED: &[u8] = b"\"duty_status\":\"assessed\"";
+    const PAID: &[u8] = b"\"duty_status\":\"paid\"    ";
+    if let Some(at) = record.windows(OWED.len()).position(|w| w == OWED) {
+        record[at..at + OWED.len()].copy_from_slice(PAID);
+    }
+}
+
+/// Stages for parcels that take 40 hours from step to step.
+fn stretch(rules: &str) -> String {
+    [
+        ("{at: 72h,", "{at: 9d,"),
+        ("{at: 48h,", "{at: 7d,"),
+        ("{at: 24h,", "{at: 5d,"),
+        ("{at: 5d, severity: high}", "{at: 8d, severity: high}"),
+    ]
+    .iter()
+    .fold(rules.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
 /// The baseline: poll, decode, forget. The client's settings are the daemon's.
@@ -190,7 +218,7 @@ fn made_up(count: usize) -> String {
     text
 }
 
-fn setup(kafka: &Kafka, synthetic: usize) -> Setup {
+fn setup(kafka: &Kafka, synthetic: usize, as_it_is: bool) -> Setup {
     let mut setup = Setup::new();
     setup
         .kafka(&kafka.bootstrap(), TOPIC)
@@ -200,7 +228,8 @@ fn setup(kafka: &Kafka, synthetic: usize) -> Setup {
     for entry in std::fs::read_dir(parts::repository().join("rules")).expect("the shipped rules") {
         let path = entry.expect("a file").path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        setup.rules(&name, &std::fs::read_to_string(&path).expect("a text"));
+        let text = std::fs::read_to_string(&path).expect("a text");
+        setup.rules(&name, &if as_it_is { text } else { stretch(&text) });
     }
     if synthetic > 0 {
         setup.rules("made_up.yaml", &made_up(synthetic));
@@ -213,9 +242,11 @@ fn main() {
     let option = |name: &str| args.iter().position(|a| a == name).and_then(|i| args.get(i + 1));
     let number = |name: &str, default: u64| option(name).and_then(|v| v.parse().ok()).unwrap_or(default);
     let records = number("--records", 1_000_000);
-    let network = Network { in_flight: number("--in-flight", 1_000_000) };
+    let network = Network { in_flight: number("--in-flight", 200_000) };
     let synthetic = number("--synthetic", 20) as usize;
     let compression = option("--compression").map_or("lz4", String::as_str);
+
+    let as_it_is = option("--rules").is_some_and(|r| r == "shipped");
 
     let kafka = Kafka::start(&Options::default());
     // The broker compresses, in the batches of the producer; and keeps records however old they say they are.
@@ -224,17 +255,18 @@ fn main() {
         ("retention.ms", "-1"),
     ];
     kafka.create_topic(TOPIC, PARTITIONS, false, &configs);
-    let (records, bytes, hours) = produce(&kafka, network, records);
+    let (records, bytes, hours) = produce(&kafka, network, records, as_it_is);
     println!(
         "{records} records of {} bytes, {PARTITIONS} partitions, compression {compression}, {hours} hours of {} parcels in flight, \
-         shipped rules and {synthetic} made up",
+         shipped rules{} and {synthetic} made up",
         bytes / records.max(1),
-        network.in_flight
+        network.in_flight,
+        if as_it_is { "" } else { ", stretched," }
     );
     let before = bare(&kafka, records);
     before.print("bare consumer, serde_json borrowed", "   (baseline)");
 
-    let setup = setup(&kafka, synthetic);
+    let setup = setup(&kafka, synthetic, as_it_is);
     let mut daemon = setup.start();
     let mut start = None;
     let folded = wait(&daemon, &mut start, |seen| seen.folded >= records);
