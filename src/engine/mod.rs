@@ -96,7 +96,7 @@ pub struct Shard {
     remembered: Remembered,
     saving: Option<snapshot::Saving>,
     stats: Stats,
-    scratch: Scratch,
+    scratch: Option<Box<Scratch>>,
 }
 
 /// Memory that is used again for each record.
@@ -125,7 +125,7 @@ impl Shard {
             remembered: Remembered::default(),
             saving: None,
             stats: Stats::default(),
-            scratch: Scratch::default(),
+            scratch: None,
         }
     }
 
@@ -237,7 +237,7 @@ impl Shard {
         self.stats.future += u64::from(e.event_time > append.plus(parcel::FUTURE));
         let hash = table::hash_of(&e.parcel_id);
         let slot = self.table.find(&e.parcel_id, hash);
-        let mut s = std::mem::take(&mut self.scratch);
+        let mut s = self.scratch.take().unwrap_or_default();
         match slot {
             Some(slot) => {
                 s.parcel.unpack(&self.table.slot(slot).bytes);
@@ -245,7 +245,7 @@ impl Shard {
             }
             None if self.remembered.contains(hash, append) => {
                 self.stats.swallowed += 1;
-                self.scratch = s;
+                self.scratch = Some(s);
                 return;
             }
             None => {
@@ -257,7 +257,7 @@ impl Shard {
             Applied::Duplicate => self.stats.duplicates += 1,
             Applied::Folded => self.folded(&mut s, e, append, slot, hash, out),
         }
-        self.scratch = s;
+        self.scratch = Some(s);
     }
 
     /// A record changed its parcel: evaluates, and stores it again.
@@ -299,7 +299,7 @@ impl Shard {
 
     /// The clock has passed `time` for this parcel.
     fn look(&mut self, slot: SlotId, time: i64, out: &mut Vec<Change>) {
-        let mut s = std::mem::take(&mut self.scratch);
+        let mut s = self.scratch.take().unwrap_or_default();
         s.parcel.unpack(&self.table.slot(slot).bytes);
         s.now.of(&s.parcel, &self.interner);
         let first = out.len();
@@ -309,7 +309,7 @@ impl Shard {
             self.look_at(time, Time(time), false).forget(&mut s.parcel, out);
             self.attach_evidence(&s, &mut out[first..]);
             self.forget(slot, &s.parcel, time);
-            self.scratch = s;
+            self.scratch = Some(s);
             return;
         }
         let found = self.look_at(time.saturating_add(1), Time(time), false).take(&mut s.parcel, &s.now, out);
@@ -326,7 +326,7 @@ impl Shard {
             }
             self.list(slot, found.next.min(farewell));
         }
-        self.scratch = s;
+        self.scratch = Some(s);
     }
 
     fn look_at(&self, x: i64, at: Time, swapped: bool) -> Look<'_> {
@@ -374,7 +374,7 @@ impl Shard {
     /// Records below `next_offset` were lost: what is known of the parcels now open may miss some (DESIGN §4.7).
     pub fn gap(&mut self, next_offset: i64) {
         self.next_offset = next_offset;
-        let mut s = std::mem::take(&mut self.scratch);
+        let mut s = self.scratch.take().unwrap_or_default();
         for slot in 0..self.table.end() {
             if self.table.slot(slot).bytes.is_empty() {
                 continue;
@@ -386,7 +386,7 @@ impl Shard {
             self.save_before_change(slot);
             self.table.store(slot, &s.bytes);
         }
-        self.scratch = s;
+        self.scratch = Some(s);
     }
 
     /// A parcel as it is known: facts, occurrences, holds, what stands; a JSON object.

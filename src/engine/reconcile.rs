@@ -35,7 +35,7 @@ impl Shard {
         if before != self.program.rules.declared.iter().map(|d| d.name.clone()).collect::<Vec<_>>() {
             self.renumber_facts(&before);
         }
-        let mut s = std::mem::take(&mut self.scratch);
+        let mut s = self.scratch.take().unwrap_or_default();
         for slot in 0..self.table.end() {
             if self.table.slot(slot).bytes.is_empty() {
                 continue;
@@ -55,7 +55,7 @@ impl Shard {
             self.table.store(slot, &s.bytes);
             self.list(slot, look);
         }
-        self.scratch = s;
+        self.scratch = Some(s);
     }
 
     /// A rule that is new to a parcel already known: no record made it begin to hold (SEMANTICS 5.5), and what its
@@ -84,7 +84,7 @@ impl Shard {
     pub fn reconcile(&mut self, cases: &[StandingCase], out: &mut Vec<Change>) {
         let key = |c: &StandingCase| (c.parcel_id.clone(), c.rule.clone(), c.episode);
         let known: BTreeMap<_, _> = cases.iter().map(|c| (key(c), c)).collect();
-        let mut s = std::mem::take(&mut self.scratch);
+        let mut s = self.scratch.take().unwrap_or_default();
         for slot in 0..self.table.end() {
             if self.table.slot(slot).bytes.is_empty() {
                 continue;
@@ -109,7 +109,7 @@ impl Shard {
             }
             self.attach_evidence(&s, &mut out[first..]);
         }
-        self.scratch = s;
+        self.scratch = Some(s);
         for case in cases.iter().filter(|c| !c.by_operator) {
             if let Some(resolution) = self.no_longer_stands(case) {
                 let kind = ChangeKind::Resolved(resolution);
