@@ -4,17 +4,19 @@
 //! only as append times and as [`Shard::advance`]'s bound. Nothing here does IO, reads a clock or draws a random number.
 //!
 //! Reading order: [`parcel`] (what is kept, how a record changes it), [`derive`] (what follows from it), [`matching`]
-//! and [`evaluate`] (what the rules want), this file (the clock and the log), [`agenda`] (when to look), [`table`] and
+//! [`evaluate`] and `reading` (what the rules want), this file (the clock and the log), [`agenda`] (when to look), [`table`] and
 //! [`pack`] (how it is held in memory), [`snapshot`], [`evidence`].
 
 pub mod agenda;
 pub mod derive;
 pub mod evaluate;
 pub mod evidence;
+pub mod ident;
 pub mod intern;
 pub mod matching;
 pub mod pack;
 pub mod parcel;
+mod reading;
 pub mod reconcile;
 pub mod remembered;
 pub mod snapshot;
