@@ -185,6 +185,7 @@ pub(super) fn settings(config: &Config, dry_run: bool) -> anyhow::Result<Setting
         snapshots: config.snapshots.to.as_deref().map(Location::parse).transpose()?,
         snapshots_every: millis(config.snapshots.every),
         snapshots_keep: usize::try_from(config.snapshots.keep).unwrap_or(usize::MAX),
+        cases: crate::cases::Options::default(),
         cases_keep: config.cases.keep,
         lifetimes: Lifetimes {
             forget_after: config.time.forget_after,

@@ -26,7 +26,7 @@ use super::saver::Saver;
 use super::status::{DaemonPort, Facts};
 use super::worker::{Order, Worker};
 use super::writer::{self, Writer};
-use crate::cases::{Cases, CasesError};
+use crate::cases::{self, Cases, CasesError};
 use crate::engine::Lifetimes;
 use crate::http::auth::Token;
 use crate::http::{Server, Site};
@@ -51,6 +51,8 @@ pub struct Settings {
     pub snapshots_every: Duration,
     /// `snapshots.keep`.
     pub snapshots_keep: usize,
+    /// How the database is opened; tests use others than the default.
+    pub cases: cases::Options,
     /// `cases.keep`, milliseconds.
     pub cases_keep: i64,
     /// `time.forget_after` and so on.
@@ -160,7 +162,7 @@ impl Daemon {
         let lock = lock_state(state)?;
         let metrics = Arc::new(Metrics::new()?);
         show_rules(&metrics, &in_force, clock.now_ms());
-        let cases = open_cases(&state.join("cases.sqlite")).await?;
+        let cases = open_cases(&state.join("cases.sqlite"), &settings.cases).await?;
         cases.keep_rules(&in_force.rules.hash, &in_force.texts, clock.now_ms()).await?;
         let link_key = LinkKey::new(cases.link_key().await?);
         let routes = routes(link_key.clone())?;
@@ -407,10 +409,10 @@ fn lock_state(state: &Path) -> anyhow::Result<File> {
     }
 }
 
-async fn open_cases(path: &Path) -> anyhow::Result<Cases> {
+async fn open_cases(path: &Path, options: &cases::Options) -> anyhow::Result<Cases> {
     let begun = Instant::now();
     loop {
-        match Cases::open(path).await {
+        match Cases::open_with(path, options).await {
             Err(error @ CasesError::Locked { .. }) if begun.elapsed() < OPEN => {
                 tracing::error!(reason = error.reason(), "{error}");
                 tokio::time::sleep(Duration::from_secs(1)).await;

@@ -1,18 +1,18 @@
 //! The thread that follows the consumer group: loads what is assigned, lets go of what is taken away, and says when this
 //! process cannot go on.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::RecvTimeoutError;
+use crossbeam_channel::{RecvTimeoutError, bounded};
 use futures_util::StreamExt;
 use tokio::sync::watch;
 
 use super::escalator::Backlog;
 use super::partition::{Beginning, Context, Partition};
-use super::progress::{Progress, Wait};
+use super::progress::{PartitionProgress, Progress, Wait};
 use super::restore::{RestoreError, Restored, Restorer};
 use super::worker::{Order, Worker};
 use crate::model::{DAY, HOUR};
@@ -27,6 +27,8 @@ const NEWCOMER: Duration = Duration::from_secs(15);
 /// How long one that had all of them waits: whoever joined by mistake gives up before.
 const INCUMBENT: Duration = Duration::from_secs(90);
 
+/// How often the thread looks whether to stop.
+const LOOK: Duration = Duration::from_millis(250);
 /// Partitions loaded at once: each is in memory twice meanwhile.
 const LOADS: usize = 4;
 
@@ -56,7 +58,7 @@ pub struct Group {
 #[derive(Default)]
 struct Owned {
     partitions: i32,
-    ours: BTreeSet<i32>,
+    ours: BTreeMap<i32, Arc<PartitionProgress>>,
     had_all: bool,
     short_since: Option<Instant>,
 }
@@ -67,7 +69,7 @@ impl Group {
         let mut owned = Owned::default();
         while !self.stop.load(Ordering::Relaxed) {
             self.progress().beat("the group's thread");
-            match self.kafka.events().recv_timeout(Duration::from_millis(250)) {
+            match self.kafka.events().recv_timeout(LOOK) {
                 Ok(event) => self.event(event, &mut owned),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
@@ -98,16 +100,16 @@ impl Group {
             }
             Event::Assigned(partitions) => {
                 metrics.rebalances.inc();
-                owned.ours.extend(&partitions);
+                let parts = self.assigned(&partitions, owned.partitions);
+                owned.ours.extend(parts.into_iter().map(|p| (p.partition, p)));
                 metrics.partitions_assigned.set(i64::try_from(owned.ours.len()).unwrap_or(i64::MAX));
-                self.assigned(&partitions, owned.partitions);
             }
             Event::Revoked(partitions) => {
                 metrics.rebalances.inc();
                 for id in &partitions {
-                    owned.ours.remove(id);
-                    self.worker(*id).order(Order::Remove(*id));
-                    self.progress().remove(*id);
+                    if let Some(part) = owned.ours.remove(id) {
+                        self.release(&part);
+                    }
                 }
                 metrics.partitions_assigned.set(i64::try_from(owned.ours.len()).unwrap_or(i64::MAX));
                 tracing::warn!(?partitions, "partitions were taken away");
@@ -150,8 +152,30 @@ impl Group {
         }
     }
 
+    /// Lets go of a partition, and waits until what was decided of it is in the database: whoever loads it next, this
+    /// process included, reads positions and exceptions there that must belong together.
+    fn release(&self, part: &Arc<PartitionProgress>) {
+        let (answer, answered) = bounded(1);
+        self.worker(part.partition).order(Order::Remove(part.partition, answer));
+        while !self.stop.load(Ordering::Relaxed) {
+            match answered.recv_timeout(LOOK) {
+                Ok(last) => {
+                    while !part.is_durable(last) && !self.stop.load(Ordering::Relaxed) {
+                        self.progress().beat("the group's thread");
+                        let wait = async { tokio::time::timeout(LOOK, part.durable(last)).await };
+                        let _ = self.context.handle.block_on(wait);
+                    }
+                    break;
+                }
+                Err(RecvTimeoutError::Timeout) => self.progress().beat("the group's thread"),
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        self.progress().remove(part.partition);
+    }
+
     /// Loads the partitions side by side, then begins them together.
-    fn assigned(&self, partitions: &[i32], count: i32) {
+    fn assigned(&self, partitions: &[i32], count: i32) -> Vec<Arc<PartitionProgress>> {
         let progress = self.progress();
         progress.assigned(partitions);
         let parts: Vec<_> = partitions
@@ -187,18 +211,19 @@ impl Group {
             }
         });
         let mut starts = Vec::with_capacity(partitions.len());
-        for ((id, part), restored) in partitions.iter().zip(parts).zip(loaded.into_iter().flatten()) {
+        for ((id, part), restored) in partitions.iter().zip(&parts).zip(loaded.into_iter().flatten()) {
             let Restored { shard, at, legs, fresh } = restored;
             let worker = self.worker(*id);
             let (start, feed) = kafka::feed(*id, at, worker.bell());
             let rules = Arc::clone(&self.rules);
             let beginning = Beginning { partition: *id, feed, shard, legs, rules, fresh, partitions: count };
-            let partition = Partition::new(Arc::clone(&self.context), part, beginning);
+            let partition = Partition::new(Arc::clone(&self.context), Arc::clone(part), beginning);
             worker.order(Order::Add(Box::new(partition)));
             progress.loaded(*id);
             starts.push(start);
         }
         self.kafka.start(starts);
+        parts
     }
 
     fn worker(&self, partition: i32) -> &Worker {

@@ -16,8 +16,8 @@ use crate::source::kafka::Doorbell;
 pub enum Order {
     /// A partition begins.
     Add(Box<Partition>),
-    /// A partition was taken away.
-    Remove(i32),
+    /// A partition was taken away. The answer is the number of its last write that is on its way.
+    Remove(i32, Sender<u64>),
     /// What is known of a parcel: the partition it is in and its JSON.
     Parcel(String, oneshot::Sender<Option<(i32, String)>>),
     /// Hand over everything, save what there is time for, and end.
@@ -123,8 +123,10 @@ impl Body {
             Order::Add(partition) => {
                 self.partitions.insert(partition.id(), *partition);
             }
-            Order::Remove(id) => {
-                self.partitions.remove(&id);
+            Order::Remove(id, answer) => {
+                let last = self.partitions.remove(&id).map_or(0, |mut p| p.leave());
+                // Whoever asked has left.
+                let _ = answer.send(last);
             }
             Order::Parcel(id, answer) => {
                 let found = self.partitions.values().find_map(|p| Some((p.id(), p.parcel(&id)?)));

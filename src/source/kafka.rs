@@ -11,6 +11,8 @@
 //! names what was lost. Nothing is ever reset silently, and Kafka's own committed offset decides nothing.
 
 pub mod config;
+mod context;
+mod part;
 pub mod poll;
 pub mod probe;
 #[cfg(test)]
@@ -281,8 +283,8 @@ pub struct Start {
     watch: Arc<Watch>,
 }
 
-/// Batches that a feed holds before polling has to keep them.
-const FEED: usize = 8;
+/// Batches that a feed holds before polling has to keep them; a process may have some hundred feeds.
+const FEED: usize = 4;
 
 /// A feed for a partition that was assigned, and what to hand to [`Kafka::start`] for it.
 #[must_use]

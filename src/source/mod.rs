@@ -112,7 +112,7 @@ impl Batch {
     /// Whether it is time to hand it over.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.records.len() >= 1_024 || self.bytes.len() >= 512 << 10
+        self.records.len() >= 512 || self.bytes.len() >= 256 << 10
     }
 }
 

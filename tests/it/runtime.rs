@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use parcelwatch::cases::{Filter, StateFilter};
@@ -38,6 +39,8 @@ struct Setup {
     dir: tempfile::TempDir,
     options: Options,
     rules: String,
+    cases: parcelwatch::cases::Options,
+    clock: Arc<dyn WallClock>,
 }
 
 impl Setup {
@@ -45,7 +48,13 @@ impl Setup {
         let dir = tempfile::Builder::new().prefix("state-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let mut options = Options::new(&kafka.bootstrap(), topic, &format!("group-of-{topic}"), "");
         options.metadata_every = Duration::from_secs(1);
-        Setup { dir, options, rules: RULES.to_owned() }
+        Setup {
+            dir,
+            options,
+            rules: RULES.to_owned(),
+            cases: parcelwatch::cases::Options::default(),
+            clock: Arc::new(SystemClock),
+        }
     }
 
     fn state(&self) -> &Path {
@@ -69,6 +78,7 @@ impl Setup {
             snapshots: None,
             snapshots_every: Duration::from_secs(300),
             snapshots_keep: 3,
+            cases: self.cases.clone(),
             cases_keep: i64::MAX / 2,
             lifetimes: Lifetimes::default(),
             skew: 200,
@@ -81,7 +91,7 @@ impl Setup {
         };
         let in_force = InForce::of(loaded).unwrap();
         let daemon = runtime
-            .block_on(Daemon::start(settings, in_force, &|_| Ok(Vec::new()), Arc::new(SystemClock)))
+            .block_on(Daemon::start(settings, in_force, &|_| Ok(Vec::new()), Arc::clone(&self.clock)))
             .unwrap();
         Running { daemon, runtime }
     }
@@ -209,28 +219,24 @@ fn markers_of_transactions_at_the_end_do_not_hold_the_clock() {
 fn a_broker_that_is_gone_opens_nothing() {
     let kafka = Kafka::start(&kafka::Options::default());
     kafka.create_topic("gone", 2, true, &[]);
-    let setup = Setup::new(&kafka, "gone");
+    let mut setup = Setup::new(&kafka, "gone");
+    setup.rules = RULES.replace("within: 2s", "within: 15s");
     let run = setup.start();
     run.ready();
-    let anchored = now();
     cleared(&kafka, "gone", 0..3);
     poll("the records to be folded", PATIENCE, || match run.metric("parcels_tracked", "") {
         3.0 => Ok(()),
         n => Err(n.to_string()),
     });
     kafka.kill();
+    assert_eq!(run.exceptions(StateFilter::All), Vec::<Value>::new(), "killed too late");
+    let (killed, mut troubles) = (now(), 0);
     let waited = poll("the deadline to pass without a broker", PATIENCE, || {
-        if now() < anchored + 6_000 {
-            Err("not yet".to_owned())
-        } else {
-            Ok(run.exceptions(StateFilter::All))
-        }
+        troubles = run.status()["kafka"]["troubles"].as_array().map_or(0, Vec::len);
+        if now() < killed + 20_000 { Err("not yet".to_owned()) } else { Ok(run.exceptions(StateFilter::All)) }
     });
     assert_eq!(waited, Vec::<Value>::new(), "{:#}", run.status());
-    poll("the trouble to be said", PATIENCE, || match run.status()["kafka"]["troubles"].as_array() {
-        Some(t) if !t.is_empty() => Ok(()),
-        _ => Err("none".to_owned()),
-    });
+    assert_eq!(troubles, 1);
     assert_eq!(run.daemon.port().healthy(), Ok(()));
     kafka.restart();
     run.wait(StateFilter::Open, 3);
@@ -238,6 +244,69 @@ fn a_broker_that_is_gone_opens_nothing() {
         Some(t) if t.is_empty() => Ok(()),
         other => Err(format!("{other:?}")),
     });
+    run.stop();
+}
+
+/// A clock that is set by hand against the machine's.
+struct Askew(AtomicI64);
+
+impl WallClock for Askew {
+    fn now_ms(&self) -> i64 {
+        SystemClock.now_ms() + self.0.load(Ordering::Relaxed)
+    }
+
+    fn until(&self, ms: i64) -> Duration {
+        SystemClock.until(ms - self.0.load(Ordering::Relaxed))
+    }
+}
+
+#[test]
+fn a_brokers_clock_far_ahead_stops_the_shard_until_ours_has_caught_up() {
+    let kafka = Kafka::shared();
+    kafka.create_topic("ahead", 1, true, &[]);
+    let mut setup = Setup::new(kafka, "ahead");
+    let clock = Arc::new(Askew(AtomicI64::new(-300_000)));
+    setup.clock = Arc::clone(&clock) as Arc<dyn WallClock>;
+    let run = setup.start();
+    cleared(kafka, "ahead", 0..1);
+    poll("the shard to stand", PATIENCE, || match run.daemon.port().ready() {
+        Err(why) if why.contains("more than a minute ahead") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    assert_eq!(run.metric("folding_waits", "clock_ahead"), 1.0);
+    assert_eq!(run.metric("clock_violations_total", "ahead"), 1.0);
+    assert_eq!(run.daemon.port().healthy(), Ok(()));
+    assert_eq!(run.metric("parcels_tracked", ""), 0.0);
+    clock.0.store(0, Ordering::Relaxed);
+    run.wait(StateFilter::Open, 1);
+    run.ready();
+    assert_eq!(run.metric("folding_waits", "clock_ahead"), 0.0);
+    run.stop();
+}
+
+#[test]
+fn a_full_disk_makes_folding_wait_and_loses_nothing() {
+    let kafka = Kafka::shared();
+    kafka.create_topic("full", 1, true, &[]);
+    let mut setup = Setup::new(kafka, "full");
+    setup.rules = RULES.replace("within: 2s", "within: 0s");
+    // Tables and indexes fit, exceptions soon do not.
+    setup.cases.max_page_count = Some(110);
+    let run = setup.start();
+    run.ready();
+    cleared(kafka, "full", 0..400);
+    poll("folding to wait", PATIENCE, || match run.daemon.port().ready() {
+        Err(why) if why.contains("disk is full") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    assert_eq!(run.metric("folding_waits", "disk"), 1.0);
+    assert_eq!(run.daemon.port().healthy(), Ok(()));
+    let written = run.exceptions(StateFilter::All).len();
+    assert!(written < 400, "{written}");
+    run.stop();
+    setup.cases.max_page_count = None;
+    let run = setup.start();
+    run.wait(StateFilter::Open, 400);
     run.stop();
 }
 

@@ -6,25 +6,22 @@
 //! whatever the fold does.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError};
-use rdkafka::client::ClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use crossbeam_channel::{Receiver, Sender};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message, Timestamp};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use rdkafka::types::RDKafkaRespErr;
-use serde::Deserialize;
 
+use super::context::{Context, Step};
+use super::part::{Hole, Part, take};
 use super::probe::Request;
 use super::trouble::{Kind, Troubles};
 use super::{ConfigError, Event, Gap, Item, Shared, Watch};
-use crate::model::Time;
-use crate::source::{Batch, Stamp};
+use crate::source::Batch;
 
 /// What the thread is told.
 pub(super) enum Command {
@@ -59,27 +56,6 @@ const HOLD: usize = 16 << 20;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long an idle poll may take, and so a command may wait.
 const IDLE: Duration = Duration::from_millis(50);
-
-/// One partition that is being read.
-struct Part {
-    items: Sender<Item>,
-    watch: Arc<Watch>,
-    next: i64,
-    building: Batch,
-    held: VecDeque<Item>,
-    held_bytes: usize,
-    full_since: Option<Instant>,
-    paused: bool,
-    begun: Instant,
-    hole: Option<Hole>,
-}
-
-/// A statistics sample that says: nothing queued, and the fetch stands above the last record.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Hole {
-    expected: i64,
-    fetched: i64,
-}
 
 pub(super) struct Poll {
     config: ClientConfig,
@@ -267,11 +243,7 @@ impl Poll {
 
     /// Serves what the group decided; the callback only noted it.
     fn rebalance(&mut self) {
-        if !self.consumer.context().rebalanced.swap(false, Ordering::Acquire) {
-            return;
-        }
-        let steps = std::mem::take(&mut *lock(&self.consumer.context().rebalances));
-        for step in steps {
+        for step in self.consumer.context().rebalances() {
             match step {
                 Step::Assign(partitions) => {
                     self.shared.troubles.clear(Kind::Group);
@@ -431,7 +403,7 @@ impl Poll {
     /// Makes progress over offsets that hold no record, transaction markers at the end above all: two samples a second
     /// apart that agree that nothing is queued prove everything below the first one's position handed over.
     fn statistics(&mut self) {
-        let Some(samples) = lock(&self.consumer.context().samples).take() else { return };
+        let Some(samples) = self.consumer.context().samples() else { return };
         for sample in samples {
             let Some(part) = self.parts.get_mut(sample.partition as usize).and_then(Option::as_mut) else {
                 continue;
@@ -477,14 +449,14 @@ impl Poll {
     fn close(mut self) {
         let all: Vec<i32> = self.parts.iter().flatten().map(|p| p.watch.partition).collect();
         self.forget(&all);
-        self.consumer.context().closing.store(true, Ordering::Release);
+        self.consumer.context().close();
         self.consumer.unsubscribe();
     }
 }
 
 /// Drops a consumer elsewhere: its close may hang for as long as its session lasts.
 fn dispose(consumer: BaseConsumer<Context>) {
-    consumer.context().closing.store(true, Ordering::Release);
+    consumer.context().close();
     let spawned = std::thread::Builder::new().name("kafka-close".to_owned()).spawn(move || drop(consumer));
     if let Err(error) = spawned {
         tracing::warn!("kafka: no thread to close a consumer: {error}");
@@ -493,182 +465,4 @@ fn dispose(consumer: BaseConsumer<Context>) {
 
 fn create(config: &ClientConfig, troubles: &Arc<Troubles>) -> KafkaResult<BaseConsumer<Context>> {
     config.create_with_context(Context::new(Arc::clone(troubles)))
-}
-
-fn take(parts: &mut [Option<Part>], held_bytes: &mut usize, message: &BorrowedMessage<'_>) {
-    let Some(part) = parts.get_mut(message.partition() as usize).and_then(Option::as_mut) else { return };
-    let offset = message.offset();
-    if offset < part.next {
-        return; // again after a pause
-    }
-    let stamp = match message.timestamp() {
-        Timestamp::NotAvailable => Stamp::None,
-        Timestamp::CreateTime(ms) => Stamp::Create(Time(ms)),
-        Timestamp::LogAppendTime(ms) => Stamp::Append(Time(ms)),
-    };
-    part.building.push(
-        offset,
-        stamp,
-        message.key().unwrap_or_default(),
-        message.payload().unwrap_or_default(),
-    );
-    part.next = offset + 1;
-    if part.building.is_full() {
-        part.hand_over(held_bytes);
-    }
-}
-
-impl Part {
-    fn hand_over(&mut self, held_bytes: &mut usize) {
-        if self.building.is_empty() {
-            return;
-        }
-        self.watch.position.store(self.next, Ordering::Relaxed);
-        let batch = std::mem::replace(&mut self.building, Batch::new(self.watch.partition));
-        self.send(Item::Batch(batch), held_bytes);
-    }
-
-    fn send(&mut self, item: Item, held_bytes: &mut usize) {
-        let size = size(&item);
-        self.held.push_back(item);
-        self.held_bytes += size;
-        if !self.paused {
-            *held_bytes += size;
-        }
-        self.flush(held_bytes);
-    }
-
-    fn flush(&mut self, held_bytes: &mut usize) {
-        let mut moved = false;
-        while let Some(item) = self.held.pop_front() {
-            let size = size(&item);
-            match self.items.try_send(item) {
-                Ok(()) => moved = true,
-                Err(TrySendError::Full(item)) => {
-                    self.held.push_front(item);
-                    break;
-                }
-                // Whoever folded this partition has ended; the assignment will follow.
-                Err(TrySendError::Disconnected(_)) => {}
-            }
-            self.held_bytes -= size;
-            if !self.paused {
-                *held_bytes -= size;
-            }
-        }
-        if moved {
-            self.watch.doorbell.ring();
-        }
-        self.full_since = match (self.held.is_empty(), self.full_since) {
-            (true, _) => None,
-            (false, Some(since)) if !moved => Some(since),
-            (false, _) => Some(Instant::now()),
-        };
-    }
-}
-
-fn size(item: &Item) -> usize {
-    match item {
-        Item::Batch(batch) => batch.size() + batch.len() * size_of::<crate::source::Raw>(),
-        _ => 0,
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-enum Step {
-    Assign(Vec<i32>),
-    Revoke(Vec<i32>),
-}
-
-/// What librdkafka calls. It notes; the thread acts after `poll` returns.
-pub(super) struct Context {
-    troubles: Arc<Troubles>,
-    rebalances: Mutex<VecDeque<Step>>,
-    rebalanced: AtomicBool,
-    samples: Mutex<Option<Vec<Sample>>>,
-    closing: AtomicBool,
-}
-
-impl Context {
-    pub(super) fn new(troubles: Arc<Troubles>) -> Context {
-        Context {
-            troubles,
-            rebalances: Mutex::default(),
-            rebalanced: AtomicBool::new(false),
-            samples: Mutex::default(),
-            closing: AtomicBool::new(false),
-        }
-    }
-}
-
-impl ClientContext for Context {
-    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
-        // The error callback says what matters; the log says it once a second and broker.
-        tracing::debug!(target: "librdkafka", "{facility}: {message}");
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(target: "librdkafka", "{error}: {reason}");
-        self.troubles.note(&error, reason);
-    }
-
-    fn stats_raw(&self, json: &[u8]) {
-        match serde_json::from_slice::<Statistics>(json) {
-            Ok(statistics) => {
-                let samples = statistics.topics.into_values().flat_map(|t| t.partitions.into_values());
-                *lock(&self.samples) = Some(samples.filter(|s| s.partition >= 0).collect());
-            }
-            Err(error) => tracing::debug!("kafka: statistics not understood: {error}"),
-        }
-    }
-}
-
-impl ConsumerContext for Context {
-    fn rebalance(
-        &self,
-        consumer: &BaseConsumer<Context>,
-        err: RDKafkaRespErr,
-        list: &mut TopicPartitionList,
-    ) {
-        if self.closing.load(Ordering::Acquire) {
-            // Closing waits for an answer to the last revocation, and nobody polls any more.
-            let _ = consumer.unassign();
-            return;
-        }
-        let partitions = list
-            .elements()
-            .iter()
-            .map(rdkafka::topic_partition_list::TopicPartitionListElem::partition)
-            .collect();
-        lock(&self.rebalances).push_back(match err {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Step::Assign(partitions),
-            _ => Step::Revoke(partitions),
-        });
-        self.rebalanced.store(true, Ordering::Release);
-    }
-}
-
-/// The few fields of librdkafka's statistics that the clock needs.
-#[derive(Deserialize)]
-struct Statistics {
-    #[serde(default)]
-    topics: std::collections::BTreeMap<String, TopicStatistics>,
-}
-
-#[derive(Deserialize)]
-struct TopicStatistics {
-    #[serde(default)]
-    partitions: std::collections::BTreeMap<String, Sample>,
-}
-
-#[derive(Deserialize)]
-struct Sample {
-    partition: i32,
-    fetchq_cnt: i64,
-    fetch_state: String,
-    next_offset: i64,
-    ls_offset: i64,
 }

@@ -12,7 +12,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::poll::{Begin, Command, Context};
+use super::context::Context;
+use super::poll::{Begin, Command};
 use super::trouble::Kind;
 use super::{Certificate, ConfigError, Event, Gap, GapKind, Shared, Start, StartAt, topic};
 
