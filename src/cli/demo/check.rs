@@ -73,7 +73,8 @@ impl Check {
         loop {
             let idle = self.pending().await? == 0;
             let verdict = self.judge(&backtest.changes, &holds, self.last(settling), ended);
-            if (idle && verdict.differences.is_empty()) || Instant::now() > until {
+            let spoilt = !self.inbox.faults().is_empty();
+            if (idle && verdict.differences.is_empty()) || spoilt || Instant::now() > until {
                 return Ok(Checked { verdict, backtest, ended });
             }
             tokio::time::sleep(LOOK).await;

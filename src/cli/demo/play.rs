@@ -240,7 +240,8 @@ impl Stage {
         if late > 0 {
             verdict.differences.push(format!("{late} messages came after nothing was owed any more"));
         }
-        verdict.differences.extend(inbox.faults());
+        // First, since what a receiver could not take is missing everywhere else.
+        verdict.differences.splice(0..0, inbox.faults());
         let (mails, webhooks, repeats) = inbox.counts();
         let (days, history) = ((ended.0 - began.0) / DAY, HISTORY / DAY);
         let rows = vec![
