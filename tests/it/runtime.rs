@@ -287,14 +287,14 @@ fn a_brokers_clock_far_ahead_stops_the_shard_until_ours_has_caught_up() {
 #[test]
 fn a_full_disk_makes_folding_wait_and_loses_nothing() {
     let kafka = Kafka::shared();
-    kafka.create_topic("full", 1, true, &[]);
-    let mut setup = Setup::new(kafka, "full");
+    kafka.create_topic("no-room", 1, true, &[]);
+    let mut setup = Setup::new(kafka, "no-room");
     setup.rules = RULES.replace("within: 2s", "within: 0s");
     // Tables and indexes fit, exceptions soon do not.
     setup.cases.max_page_count = Some(110);
     let run = setup.start();
     run.ready();
-    cleared(kafka, "full", 0..400);
+    cleared(kafka, "no-room", 0..400);
     poll("folding to wait", PATIENCE, || match run.daemon.port().ready() {
         Err(why) if why.contains("disk is full") => Ok(()),
         other => Err(format!("{other:?}")),
