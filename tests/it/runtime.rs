@@ -62,6 +62,10 @@ impl Setup {
     }
 
     fn start(&self) -> Running {
+        self.try_start().unwrap()
+    }
+
+    fn try_start(&self) -> anyhow::Result<Running> {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let file = SourceFile {
@@ -90,10 +94,13 @@ impl Setup {
             threads: 2,
         };
         let in_force = InForce::of(loaded).unwrap();
-        let daemon = runtime
-            .block_on(Daemon::start(settings, in_force, &|_| Ok(Vec::new()), Arc::clone(&self.clock)))
-            .unwrap();
-        Running { daemon, runtime }
+        let daemon = runtime.block_on(Daemon::start(
+            settings,
+            in_force,
+            &|_| Ok(Vec::new()),
+            Arc::clone(&self.clock),
+        ))?;
+        Ok(Running { daemon, runtime })
     }
 }
 
@@ -455,5 +462,76 @@ fn a_second_member_is_told_that_it_needs_postgresql() {
     let why = second.runtime.block_on(failed).expect("the second one to give up");
     assert!(why.contains("PostgreSQL"), "{why}");
     second.stop();
+    run.stop();
+}
+
+/// Every file of a folder and the folders in it.
+fn files(folder: &Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
+    entries.flat_map(|p| if p.is_dir() { files(&p) } else { vec![p] }).collect()
+}
+
+#[test]
+fn damaged_snapshots_are_passed_over_and_the_log_is_read_again() {
+    let kafka = Kafka::shared();
+    kafka.create_topic("damaged", 2, true, &[]);
+    let setup = Setup::new(kafka, "damaged");
+    let run = setup.start();
+    run.ready();
+    cleared(kafka, "damaged", 0..4);
+    run.wait(StateFilter::Open, 4);
+    run.stop();
+    let data = files(&setup.state().join("snapshots"));
+    let data: Vec<_> = data.iter().filter(|f| f.extension().is_some_and(|e| e == "data")).collect();
+    assert!(data.len() >= 4, "{data:?}");
+    for file in &data {
+        let mut bytes = std::fs::read(file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0xff;
+        std::fs::write(file, bytes).unwrap();
+    }
+    let run = setup.start();
+    run.ready();
+    assert_eq!(run.metric("parcels_tracked", ""), 4.0);
+    kafka.produce("damaged", "P-1", &event("P-1", "delivered", now()), None, None);
+    run.wait(StateFilter::Resolved, 1);
+    assert_eq!(run.wait(StateFilter::Open, 3).len(), 3);
+    assert_eq!(run.metric("exceptions_opened_total", "late"), 0.0);
+    assert_eq!(run.metric("exceptions_resolved_total", "satisfied_late"), 1.0);
+    run.stop();
+}
+
+#[test]
+fn a_lost_database_is_made_anew_from_what_the_shards_know() {
+    let kafka = Kafka::shared();
+    kafka.create_topic("lost", 1, true, &[]);
+    let setup = Setup::new(kafka, "lost");
+    let run = setup.start();
+    run.ready();
+    cleared(kafka, "lost", 0..3);
+    let before = run.wait(StateFilter::Open, 3);
+    run.stop();
+    for file in files(setup.state()).iter().filter(|f| f.to_string_lossy().contains("cases.sqlite")) {
+        std::fs::remove_file(file).unwrap();
+    }
+    let run = setup.start();
+    run.ready();
+    let ids = |list: &[Value]| {
+        let mut ids: Vec<String> = list.iter().map(|e| e["exception_id"].to_string()).collect();
+        ids.sort();
+        ids
+    };
+    assert_eq!(ids(&run.wait(StateFilter::Open, 3)), ids(&before));
+    run.stop();
+}
+
+#[test]
+fn two_daemons_never_share_a_state() {
+    let kafka = Kafka::shared();
+    kafka.create_topic("one-state", 1, true, &[]);
+    let setup = Setup::new(kafka, "one-state");
+    let run = setup.start();
+    let second = setup.try_start().err().expect("it is refused");
+    assert!(format!("{second:#}").contains("another parcelwatch runs on"), "{second:#}");
     run.stop();
 }
