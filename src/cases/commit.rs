@@ -55,19 +55,20 @@ struct Draft {
 
 impl Cases {
     /// Writes changes, their exceptions and the partition's position in one transaction. Safe to repeat: a change whose name
-    /// is there is a no-op. More than [`Cases::MAX_BATCH`] are written in several, the position with the last.
+    /// is there is a no-op. More than [`Cases::MAX_BATCH`] are written in several, the position with the first: a replay
+    /// up to it decides the rest again, and what cases lacks is told by reconciling.
     ///
     /// # Errors
     /// Every [`CasesError`]; nothing of the failed transaction is written.
     pub async fn commit(&self, batch: &Batch<'_>) -> Result<Committed, CasesError> {
         let mut committed = Committed::default();
-        let mut rest = batch.changes;
-        while rest.len() > Cases::MAX_BATCH {
-            let (these, further) = rest.split_at(Cases::MAX_BATCH);
+        let (first, mut rest) = batch.changes.split_at(batch.changes.len().min(Cases::MAX_BATCH));
+        committed.new.extend(self.commit_one(batch, first, Some(batch.recorded)).await?);
+        while !rest.is_empty() {
+            let (these, further) = rest.split_at(rest.len().min(Cases::MAX_BATCH));
             committed.new.extend(self.commit_one(batch, these, None).await?);
             rest = further;
         }
-        committed.new.extend(self.commit_one(batch, rest, Some(batch.recorded)).await?);
         Ok(committed)
     }
 

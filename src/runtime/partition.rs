@@ -264,6 +264,11 @@ impl Partition {
             return;
         }
         self.number += 1;
+        if !self.out.is_empty() {
+            // What is handed over may end in the middle of a turn: the place has to cover it, or a replay would stop before
+            // these changes and take them for over.
+            self.complete = recorded(&self.shard);
+        }
         self.recorded = self.complete.clone();
         self.recorded_at = Instant::now();
         self.unsent = Some(Write {
