@@ -9,15 +9,16 @@ use anyhow::Context as _;
 
 use super::api::{self, Api};
 use super::clock::FastClock;
-use super::inbox::Inbox;
+use super::inbox::{Arrival, Inbox};
 use super::verdict::{Account, Verdict, Written, judge, written};
 use crate::cli::backtest::{self, Outcome};
 use crate::model::{Change, HOUR, Time};
 use crate::rules::{Policies, RuleSet};
 
-/// How much later than its time a change may be written, in real milliseconds, before that is held against the daemon.
+/// How much later than the policies say a message may come, in real milliseconds, before that is held against the daemon; more
+/// on a machine that was seen to be slower.
 const LAG: i64 = 3_000;
-/// Longest real wait for what should take moments.
+/// Longest real wait while nothing moves: a slow machine may take its time, a daemon that stands still may not.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often is looked whether all is there, in real time.
 const LOOK: Duration = Duration::from_millis(250);
@@ -50,6 +51,8 @@ pub struct Checked {
     pub backtest: Outcome,
     /// Where the clock stopped.
     pub ended: Time,
+    /// How long after its news the slowest message came, groups' waits included, milliseconds of the fast clock.
+    pub slowest: i64,
 }
 
 impl Check {
@@ -69,13 +72,13 @@ impl Check {
         self.reach(ended).await;
         let backtest = self.replay(ended)?;
         let mut holds = self.written(&backtest.changes).await?;
-        let until = Instant::now() + PATIENCE;
+        let mut patience = Patience::default();
         loop {
             let idle = self.pending().await? == 0;
             let verdict = self.judge(&backtest.changes, &holds, self.last(settling), ended);
             let spoilt = !self.inbox.faults().is_empty();
-            if (idle && verdict.differences.is_empty()) || spoilt || Instant::now() > until {
-                return Ok(Checked { verdict, backtest, ended });
+            if (idle && verdict.differences.is_empty()) || spoilt || patience.ends(holds.len(), &self.inbox) {
+                return Ok(Checked { verdict, backtest, ended, slowest: self.slowest() });
             }
             tokio::time::sleep(LOOK).await;
             holds = api::changes(&self.api.exceptions("all").await?);
@@ -83,17 +86,29 @@ impl Check {
     }
 
     fn judge(&self, owed: &[Change], holds: &BTreeSet<Written>, settled: Time, ended: Time) -> Verdict {
+        let arrivals: Vec<Arrival> = self.inbox.since(0).into_iter().map(|(_, a)| a).collect();
         judge(&Account {
             rules: &self.rules,
             policies: &self.policies,
             owed,
             written: holds,
-            arrivals: &self.inbox.since(0),
+            arrivals: &arrivals,
             began: self.began,
             settled,
             ended,
-            lag: LAG * self.clock.factor(),
+            lag: self.slowest().max(LAG * self.clock.factor()),
         })
+    }
+
+    fn slowest(&self) -> i64 {
+        self.inbox.since(0).iter().filter_map(|(at, a)| self.lateness(*at, a)).max().unwrap_or(0)
+    }
+
+    /// How long after its oldest news a webhook came. What ended sooner than the slowest message took may have ended untold.
+    fn lateness(&self, came: Time, arrival: &Arrival) -> Option<i64> {
+        let fresh = arrival.notices.iter().filter(|n| n.change != "reminder");
+        let oldest = fresh.filter_map(|n| Time::parse(&n.news.as_ref()?.1)).min()?;
+        Some(came.0 - oldest.max(self.began).0)
     }
 
     /// The last millisecond that is decided when the clock stands at `stop`: W is the clock less the skew, and what is due
@@ -116,10 +131,10 @@ impl Check {
     /// Waits until cases holds these changes and no others, or patience ends; returns what it holds.
     async fn written(&self, owed: &[Change]) -> anyhow::Result<BTreeSet<Written>> {
         let owed: BTreeSet<_> = owed.iter().map(written).collect();
-        let until = Instant::now() + PATIENCE;
+        let mut patience = Patience::default();
         loop {
             let holds = api::changes(&self.api.exceptions("all").await?);
-            if holds == owed || Instant::now() > until {
+            if holds == owed || patience.ends(holds.len(), &self.inbox) {
                 return Ok(holds);
             }
             tokio::time::sleep(LOOK).await;
@@ -132,5 +147,29 @@ impl Check {
         let line =
             metrics.lines().find_map(|l| l.strip_prefix("parcelwatch_outbox_rows{state=\"pending\"} "));
         line.and_then(|n| n.parse().ok()).context("the metrics do not say how many messages wait")
+    }
+}
+
+/// Ends when nothing has moved for [`PATIENCE`].
+struct Patience {
+    seen: (usize, usize),
+    until: Instant,
+}
+
+impl Default for Patience {
+    fn default() -> Patience {
+        Patience { seen: (0, 0), until: Instant::now() + PATIENCE }
+    }
+}
+
+impl Patience {
+    /// Whether it is over, with so many changes written and these messages in.
+    fn ends(&mut self, changes: usize, inbox: &Inbox) -> bool {
+        let (mails, webhooks, _) = inbox.counts();
+        let now = (changes, mails + webhooks);
+        if now != self.seen {
+            *self = Patience { seen: now, until: Instant::now() + PATIENCE };
+        }
+        Instant::now() > self.until
     }
 }

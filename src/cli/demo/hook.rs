@@ -132,6 +132,8 @@ fn notice(listed: &Value) -> Notice {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::demo::clock::FastClock;
+    use crate::model::Time;
 
     const KEY: &[u8] = b"0123456789abcdef0123456789abcdef";
     const SENT: &str = r#"{"type":"exceptions.opened","data":{"notification_id":"n1","step":1,"exceptions":[
@@ -153,7 +155,7 @@ mod tests {
     async fn what_is_signed_arrives_and_what_is_not_is_a_fault() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
-        let inbox = Inbox::default();
+        let inbox = Inbox::new(FastClock::new(Time(0), 1));
         let server = tokio::spawn(serve(listener, KEY.to_vec(), inbox.clone()));
         let mut client = TcpStream::connect(at).await.unwrap();
         let talk = [signed(SENT, KEY), signed(SENT, KEY), signed(SENT, &[1; 32])].concat();
@@ -165,7 +167,7 @@ mod tests {
         assert_eq!(said.matches("400").count(), 1);
         assert_eq!(inbox.counts(), (0, 1, 1));
         assert_eq!(inbox.faults(), ["a webhook: n1 is not signed with our key"]);
-        let notice = &inbox.since(0)[0].notices[0];
+        let notice = &inbox.since(0)[0].1.notices[0];
         assert_eq!(
             (notice.change.as_str(), &notice.news),
             ("opened", &Some((2, "2026-11-02T00:00:00Z".to_owned())))

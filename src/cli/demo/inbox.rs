@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::clock::FastClock;
+use crate::model::Time;
+
 /// One exception in one message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Notice {
@@ -33,23 +36,30 @@ pub struct Arrival {
     pub notices: Vec<Notice>,
 }
 
-#[derive(Default)]
 struct Held {
+    clock: FastClock,
     /// By recipient and id, to know repeats.
     seen: BTreeMap<(String, String), usize>,
-    arrivals: Vec<Arrival>,
+    arrivals: Vec<(Time, Arrival)>,
     repeats: u64,
     faults: Vec<String>,
 }
 
 /// Where all receivers put what they got. Clones are the same inbox.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Inbox(Arc<Mutex<Held>>);
 
 /// Faults kept at most; one is enough to fail.
 const FAULTS: usize = 100;
 
 impl Inbox {
+    /// An empty one; what it gets is stamped by this clock.
+    #[must_use]
+    pub fn new(clock: FastClock) -> Inbox {
+        let (seen, arrivals, faults) = (BTreeMap::new(), Vec::new(), Vec::new());
+        Inbox(Arc::new(Mutex::new(Held { clock, seen, arrivals, repeats: 0, faults })))
+    }
+
     fn held(&self) -> std::sync::MutexGuard<'_, Held> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -62,9 +72,10 @@ impl Inbox {
             None => {
                 let place = held.arrivals.len();
                 held.seen.insert(key, place);
-                held.arrivals.push(arrival);
+                let at = held.clock.now();
+                held.arrivals.push((at, arrival));
             }
-            Some(place) if held.arrivals[place] == arrival => held.repeats += 1,
+            Some(place) if held.arrivals[place].1 == arrival => held.repeats += 1,
             Some(_) => {
                 drop(held);
                 self.fault(format!(
@@ -83,9 +94,9 @@ impl Inbox {
         }
     }
 
-    /// Messages from the `n`-th on.
+    /// Messages from the `n`-th on, with the time they came.
     #[must_use]
-    pub fn since(&self, n: usize) -> Vec<Arrival> {
+    pub fn since(&self, n: usize) -> Vec<(Time, Arrival)> {
         self.held().arrivals.get(n..).unwrap_or_default().to_vec()
     }
 
@@ -93,7 +104,7 @@ impl Inbox {
     #[must_use]
     pub fn counts(&self) -> (usize, usize, u64) {
         let held = self.held();
-        let hooks = held.arrivals.iter().filter(|a| a.recipient.is_empty()).count();
+        let hooks = held.arrivals.iter().filter(|(_, a)| a.recipient.is_empty()).count();
         (held.arrivals.len() - hooks, hooks, held.repeats)
     }
 

@@ -102,7 +102,7 @@ impl Stage {
             webhook: hooks.local_addr()?,
         };
         let (config, key) = folder.fill(&at)?;
-        let inbox = Inbox::default();
+        let inbox = Inbox::new(clock.clone());
         let receivers = [
             tokio::spawn(smtp::serve(mails, inbox.clone())),
             tokio::spawn(hook::serve(hooks, key, inbox.clone())),
@@ -208,10 +208,9 @@ impl Stage {
         for id in gone {
             news.extend(ended(&self.api.json(&format!("/api/v1/exceptions/{id}")).await?));
         }
-        let now = self.clock.now();
         let arrivals = self.inbox.since(self.shown);
         self.shown += arrivals.len();
-        news.extend(arrivals.iter().map(|a| arrived(a, now)));
+        news.extend(arrivals.iter().map(|(at, a)| arrived(a, *at)));
         news.sort_by_key(|h| h.at);
         self.opened += news.iter().filter(|h| h.what == "opened").count() as u64;
         self.resolved += news.iter().filter(|h| h.what == "resolved").count() as u64;
@@ -228,7 +227,8 @@ impl Stage {
         let records = folder.join("events.ndjson");
         let began = start_time();
         let check = Check { clock, began, api, inbox: inbox.clone(), rules, policies, skew, records };
-        let Checked { mut verdict, backtest, ended } = check.run().await?;
+        let Checked { mut verdict, backtest, ended, slowest } = check.run().await?;
+        let here = Duration::from_millis(u64::try_from(slowest / check.clock.factor()).unwrap_or(0));
         let seen = inbox.since(0).len();
         daemon.stop(STOP).await;
         // It asks the broker for end offsets until it has stopped.
@@ -251,6 +251,7 @@ impl Stage {
             ("changes", format!("{} of {} that the backtest found", verdict.changes, backtest.changes.len())),
             ("exceptions told", format!("{}, {} ends delivered", verdict.told, verdict.ends)),
             ("messages", format!("{mails} mails, {webhooks} webhooks, {repeats} repeated")),
+            ("slowest message", format!("{:.1} s after its news, waits included", here.as_secs_f64())),
         ];
         Ok(Outcome { screen, rows, verdict })
     }

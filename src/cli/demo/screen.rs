@@ -138,6 +138,10 @@ impl Screen {
         for bar in self.live.iter().flat_map(|l| &l.bars) {
             bar.abandon();
         }
+        if self.live.is_some() {
+            // The picture's last line has no end of its own.
+            print("");
+        }
         for line in lines {
             print(line);
         }

@@ -213,6 +213,8 @@ fn notices(text: &str) -> Result<Vec<Notice>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::demo::clock::FastClock;
+    use crate::model::Time;
 
     const TEXT: &str = "OPEN, high: 2 open, 0 acknowledged, 1 resolved\nCleared, not scanned\nlane CN-ES\nNew (policy handoff, step 1)\n\n\
         HIGH      P-ES-00001  overdue by 2 d\n          owner: carrier\n          exception: aa\n\n\
@@ -246,7 +248,7 @@ mod tests {
     async fn a_session_takes_a_mail_and_undoes_the_dots() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
-        let inbox = Inbox::default();
+        let inbox = Inbox::new(FastClock::new(Time(0), 1));
         let server = tokio::spawn(serve(listener, inbox.clone()));
         let mut client = TcpStream::connect(at).await.unwrap();
         let talk = "EHLO x\r\nRCPT TO:<early@example.org>\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n\
@@ -260,7 +262,7 @@ mod tests {
             ["220 ", "250-", "250-", "250-", "250 ", "503 ", "250 ", "250 ", "354 ", "250 ", "502 ", "221 "]
         );
         assert_eq!(inbox.counts(), (1, 0, 0));
-        assert_eq!(inbox.since(0)[0].recipient, "c@d");
+        assert_eq!(inbox.since(0)[0].1.recipient, "c@d");
         assert!(inbox.faults().is_empty());
         server.abort();
     }
