@@ -194,6 +194,8 @@ pub struct Parcel {
 }
 
 const DOCUMENTS: u16 = index("documents");
+/// Reasons and authorities of holds are counted like a fact's texts, under a number that no fact has.
+const HOLD_TEXTS: u16 = KNOWN_FACTS.len() as u16 - 1;
 const FEED_STATUS: u16 = index("feed_status");
 const NEXT_MILESTONE: u16 = index("next_expected_milestone");
 const NEXT_BY: u16 = index("next_expected_by");
@@ -389,7 +391,7 @@ impl Parcel {
             return;
         }
         let text =
-            |p: &mut Parcel, i: &mut Interner, t: Option<&str>| t.map(|t| p.keep_shared(u16::MAX, t, i));
+            |p: &mut Parcel, i: &mut Interner, t: Option<&str>| t.map(|t| p.keep_shared(HOLD_TEXTS, t, i));
         let reason = text(self, interner, field.and_then(|h| h.reason.as_deref()));
         let authority = text(self, interner, field.and_then(|h| h.authority.as_deref()));
         let respond_by = field.and_then(|h| h.respond_by);
