@@ -49,6 +49,10 @@ impl Tally {
         *self.0.entry(what.to_owned()).or_default() += n;
     }
 
+    pub fn of(&self, what: &str) -> u64 {
+        self.0.get(what).copied().unwrap_or(0)
+    }
+
     pub fn add(&mut self, other: Tally) {
         for (what, n) in other.0 {
             self.count(&what, n);

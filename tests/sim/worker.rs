@@ -10,19 +10,19 @@
 //!   (no-ops), takes the configured rules, reconciles, and only then goes on.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::rc::Rc;
 use std::sync::Arc;
 
-use parcelwatch::engine::snapshot::Step;
 use parcelwatch::engine::{Lifetimes, Record, Shard};
 use parcelwatch::model::{Change, SECOND, Time};
 use parcelwatch::rules::RuleSet;
 use parcelwatch::source::decode::{FactNames, decode};
 
+mod replay;
+mod save;
+
 use crate::broker::{Broker, Fetched, Seen, Stored};
-use crate::cases::{Batch, Cases, Place, Refused, Snapshot, Turn};
-use crate::run::say;
-use crate::snapshots::{Save, parcels_of};
+use crate::cases::{Batch, Cases, Place, Refused, Turn};
+use crate::snapshots::Save;
 
 /// How long a certificate is good, and how far clocks may differ, in milliseconds (DESIGN §4.2).
 pub const TTL: i64 = 15 * SECOND;
@@ -316,133 +316,6 @@ impl Worker {
         }
     }
 
-    /// The next turn of a replay, the configured rules, the comparison with cases: whichever comes next.
-    pub fn settle(&mut self, world: &mut World) {
-        if !self.at_rest() {
-            return;
-        }
-        match self.phase {
-            Phase::Live => self.take_wanted(world),
-            Phase::Replaying => {
-                if let Some((goal, turn)) = self.goals.front().cloned() {
-                    self.toward(goal, turn, world);
-                } else {
-                    self.phase = Phase::Reconciling;
-                    self.position = self.position.max(self.shard.next_offset());
-                    self.take_wanted(world);
-                }
-            }
-            Phase::Reconciling => {
-                let book = &world.cases.books[self.partition];
-                let standing: Vec<_> = book.standing.values().cloned().collect();
-                self.shard.reconcile(&standing, &mut self.out);
-                assert!(book.lossy || self.out.is_empty(), "reconcile finds {}", say(&self.out[0]));
-                self.phase = Phase::Live;
-            }
-        }
-    }
-
-    fn toward(&mut self, goal: Place, turn: Option<Turn>, world: &World) {
-        let waiting = self.queue.front().is_some_and(|(o, _)| *o < goal.offset);
-        if waiting || (self.position < goal.offset && !self.short) {
-            return;
-        }
-        if self.shard.watermark() < goal.watermark {
-            self.allowed = self.allowed.max(goal.watermark);
-            self.raising = Some(goal.watermark);
-            return;
-        }
-        self.goals.pop_front();
-        match turn {
-            Some(Turn::Rules(hash)) => {
-                self.take_rules(world.rules[&hash].clone());
-                self.turn = None;
-            }
-            Some(Turn::Gap(to)) => {
-                self.turns += 1;
-                if to > self.shard.next_offset() {
-                    self.gap(to);
-                    self.position = self.position.max(to);
-                }
-            }
-            None => {}
-        }
-    }
-
-    /// The configured rules, once W has moved since rules were last taken: rules that come, go and come again at one and
-    /// the same W would give their changes names that are there already.
-    fn take_wanted(&mut self, world: &World) {
-        let last = world.cases.books[self.partition].turns.last();
-        if last.is_none_or(|(place, _)| place.watermark < self.shard.watermark()) {
-            self.take_rules(self.wanted.clone());
-        }
-    }
-
-    fn take_rules(&mut self, rules: Arc<RuleSet>) {
-        if rules.hash == self.shard.rules().hash {
-            return;
-        }
-        self.turn = Some((self.place(), Turn::Rules(rules.hash.clone())));
-        self.turns += 1;
-        self.names = names_of(&rules);
-        self.shard.swap_rules(rules, &mut self.out);
-    }
-
-    /// Begins a snapshot.
-    pub fn save_begin(&mut self) {
-        if self.phase == Phase::Live && self.turn.is_none() {
-            let quiet = parcels_of(&Save::at_once(&mut self.shard));
-            let at = self.shard.save_begin();
-            let at = Place { offset: at.next_offset, watermark: at.watermark };
-            assert_eq!(at, self.place());
-            self.save = Some(Save::new(at, self.turns, self.out.len(), quiet));
-        }
-    }
-
-    /// Goes on with a snapshot: copies parcels, then stores the sections, then the head.
-    pub fn save_step(&mut self, world: &mut World, slots: u32) {
-        let Some(save) = &mut self.save else { return };
-        match self.shard.save_step(slots) {
-            Some(Step::More) => {}
-            Some(Step::Section(section)) => save.sections.push(section),
-            Some(Step::Last(section, head)) => {
-                save.sections.push(section);
-                save.head = Some(head);
-                assert_eq!(parcels_of(&save.sections), save.quiet, "a snapshot taken in slices differs");
-            }
-            None if save.head.is_some() => {
-                if save.owed == 0 && self.committed.is_some_and(|c| c >= save.at) {
-                    let book = &mut world.cases.books[self.partition];
-                    match save.torn.take() {
-                        // The sections first, so that a crash here leaves a torn one.
-                        None => {
-                            let torn = Rc::new(save.snapshot(false));
-                            book.snapshots.push(torn.clone());
-                            save.torn = Some(torn);
-                        }
-                        Some(torn) => {
-                            book.snapshots.retain(|s| !Rc::ptr_eq(s, &torn));
-                            book.snapshots.push(Rc::new(save.snapshot(true)));
-                            let n = book.snapshots.len();
-                            book.snapshots.drain(..n.saturating_sub(3));
-                            self.save = None;
-                        }
-                    }
-                }
-            }
-            None => self.save = None,
-        }
-    }
-
-    /// Stops in good order: writes what waits, saves, publishes. What is refused stays undone.
-    pub fn stop(mut self, world: &mut World) {
-        self.commit(world, usize::MAX);
-        self.save_begin();
-        for _ in 0..3 {
-            self.save_step(world, u32::MAX);
-        }
-    }
-
     /// One turn of the loop without faults: everything there is to do.
     pub fn round(&mut self, world: &mut World) {
         self.ask(world);
@@ -465,19 +338,5 @@ impl Worker {
     /// Whether it has done all it can: nothing waits anywhere.
     pub fn is_idle(&self) -> bool {
         self.phase == Phase::Live && self.at_rest() && self.queue.is_empty()
-    }
-}
-
-impl Snapshot {
-    pub fn copy(&self) -> Snapshot {
-        let (sections, head) = (self.sections.clone(), self.head.clone());
-        Snapshot { at: self.at, turns: self.turns, sections, head, rotten: self.rotten }
-    }
-
-    /// The shard that was saved.
-    pub fn load(&self, rules: Arc<RuleSet>, lifetimes: Lifetimes, keep_evidence: bool) -> Shard {
-        let head = self.head.as_ref().expect("a whole snapshot has its head");
-        let shard = Shard::load(&self.sections, head, rules, lifetimes, keep_evidence);
-        shard.expect("what was saved whole is read")
     }
 }
