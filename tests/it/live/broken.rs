@@ -187,8 +187,8 @@ fn of_a_damaged_snapshot_the_one_before_is_used_and_of_none_the_log() {
 #[test]
 fn a_damaged_file_of_cases_ends_the_start_in_one_clear_line() {
     let (kafka, hooks) = (Kafka::shared(), Webhooks::start());
-    kafka.create_topic("damaged", 1, true, &[]);
-    let setup = setup(kafka, "damaged", &hooks);
+    kafka.create_topic("no-cases", 1, true, &[]);
+    let setup = setup(kafka, "no-cases", &hooks);
     std::fs::create_dir(setup.path("data")).unwrap();
     std::fs::write(setup.path("data/cases.sqlite"), "no database at all, ".repeat(1_000)).unwrap();
     let (status, said) = setup.fails();

@@ -10,6 +10,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 use rdkafka::{ClientContext, Offset, Timestamp, TopicPartitionList};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
@@ -37,6 +38,8 @@ pub struct Kafka {
     broker: Mutex<Option<Process>>,
     /// Made when first needed, and anew after a change of topics: a producer remembers for long what it once learnt of them.
     producer: Mutex<Option<Arc<ThreadedProducer<Acks>>>>,
+    /// The topics that stand: two tests with one name would see each other's records, or wait for the other's partitions.
+    topics: Mutex<BTreeSet<String>>,
 }
 
 /// A record to produce. Without a partition the key decides, without a timestamp the producer's clock.
@@ -73,7 +76,14 @@ impl Kafka {
             std::fs::write(dir.path().join("broker.pem"), store).unwrap();
         }
         format(dir.path(), options);
-        let kafka = Kafka { dir, port, sasl_port, broker: Mutex::new(None), producer: Mutex::new(None) };
+        let kafka = Kafka {
+            dir,
+            port,
+            sasl_port,
+            broker: Mutex::default(),
+            producer: Mutex::default(),
+            topics: Mutex::default(),
+        };
         kafka.restart();
         kafka
     }
@@ -119,6 +129,7 @@ impl Kafka {
 
     /// Returns once every partition has a leader. With `log_append_time` the broker's clock stamps each record.
     pub fn create_topic(&self, name: &str, partitions: i32, log_append_time: bool, configs: &[(&str, &str)]) {
+        assert!(lock(&self.topics).insert(name.to_owned()), "two tests make the topic {name}: rename one");
         let stamp = if log_append_time { "LogAppendTime" } else { "CreateTime" };
         let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
         for (key, value) in [("message.timestamp.type", stamp)].iter().chain(configs) {
@@ -142,6 +153,7 @@ impl Kafka {
             }
         });
         self.wait_topic(name, None);
+        lock(&self.topics).remove(name);
         lock(&self.producer).take();
     }
 
