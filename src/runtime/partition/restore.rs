@@ -11,6 +11,7 @@ use crate::engine::reconcile::StandingCase;
 use crate::model::{Change, ChangeKind, Time};
 use crate::rules::RuleSet;
 use crate::runtime::progress::Wait;
+use crate::source::kafka::{Gap, GapKind};
 
 impl Partition {
     /// Ends legs that are reached, then reconciles. Whether there is more to do at once.
@@ -20,7 +21,7 @@ impl Partition {
         }
         let Some(leg) = self.legs.front() else { return self.reconcile() };
         if self.position() < leg.until.position {
-            return false;
+            return self.ends_before(leg.until.position);
         }
         let until = leg.until.watermark;
         if !self.shard.advance(until, SLICE, &mut self.out) {
@@ -35,6 +36,24 @@ impl Partition {
             let rules = Arc::clone(&next.rules);
             self.swap(rules);
         }
+        true
+    }
+
+    /// The log ends before the place that a replay has to reach: it was cut below what is recorded, and nothing would ever
+    /// come. That is a gap like one seen live: what is left is all there is. Whether it is so.
+    fn ends_before(&mut self, goal: i64) -> bool {
+        let ttl = self.context.certificate_ttl;
+        let fresh = self.feed.watch.certificate().filter(|c| c.at.elapsed() < ttl);
+        let position = self.position();
+        let Some(end) = fresh.map(|c| c.end).filter(|end| *end < goal && position >= *end) else {
+            return false;
+        };
+        if self.batch.is_some() || !self.feed.items.is_empty() {
+            return false; // more was read than when the broker was asked
+        }
+        let gap = Gap { partition: self.id, from: goal, to: position.max(end), kind: GapKind::Truncation };
+        tracing::error!(partition = self.id, from = gap.from, to = gap.to, kind = gap.kind.name(), "{gap}");
+        self.gap(&gap);
         true
     }
 

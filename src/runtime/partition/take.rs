@@ -1,5 +1,7 @@
 //! Taking what the feed brings: decode, the append time of each record, fold.
 
+use std::time::Instant;
+
 use crossbeam_channel::TryRecvError;
 
 use super::{Partition, SLICE, recorded};
@@ -50,9 +52,11 @@ impl Partition {
     }
 
     /// Records are missing: the shard goes on from the first there is, and parcels known now say so (DESIGN §4.7).
-    fn gap(&mut self, gap: &Gap) {
+    pub(super) fn gap(&mut self, gap: &Gap) {
         self.shard.gap(gap.to);
         self.hole = gap.to;
+        // A restart must not read from before the gap again: it would decide on other records than this run did.
+        self.save_due = Instant::now();
         self.progress.gap(gap.to_string());
         self.context.progress.metrics.gap(gap.kind.name());
         if gap.to < gap.from {

@@ -333,7 +333,8 @@ impl Probe {
                     self.silent.remove(&leader);
                     for ((partition, position), end) in ours.iter().zip(positions).zip(ends) {
                         let Some(end) = end else { continue };
-                        if !self.shared.frozen.load(Ordering::Relaxed) {
+                        // An end below what was read already is that of a log that was cut: it proves nothing.
+                        if end >= position && !self.shared.frozen.load(Ordering::Relaxed) {
                             self.shared.counters.certificates.fetch_add(1, Ordering::Relaxed);
                             watches[partition].certify(Certificate { end, taken, at: now });
                         }

@@ -184,6 +184,35 @@ fn of_a_damaged_snapshot_the_one_before_is_used_and_of_none_the_log() {
     assert_eq!(items(&daemon, "/api/v1/exceptions?state=all").len(), 3);
 }
 
+/// As after a broker lost the end of a log that was read already: what is recorded lies beyond all there is.
+#[test]
+fn a_log_that_ends_before_the_recorded_place_is_a_gap_and_no_wait_for_ever() {
+    let (kafka, hooks) = (Kafka::shared(), Webhooks::start());
+    kafka.create_topic("cut-below", 1, true, &[]);
+    let setup = setup(kafka, "cut-below", &hooks);
+    let mut daemon = setup.start();
+    daemon.wait_ready();
+    tell(kafka, "cut-below", "P-1", "import_customs_cleared");
+    wait_exceptions(&daemon, "open", 1);
+    assert_eq!(daemon.terminate(), Some(0));
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(setup.path("data/cases.sqlite"));
+    let mut cases = block_on(options.connect()).unwrap();
+    let beyond = "UPDATE partitions SET next_offset = next_offset + 1000";
+    assert_eq!(block_on(sqlx::query(beyond).execute(&mut cases)).unwrap().rows_affected(), 1);
+    block_on(cases.close()).unwrap();
+
+    let mut daemon = setup.start();
+    daemon.wait_log("the log was cut");
+    daemon.wait_ready();
+    let status = daemon.get("/api/v1/status").json();
+    assert!(status["partitions"][0]["gaps"][0].as_str().unwrap().contains("the log was cut"), "{status}");
+    tell(kafka, "cut-below", "P-1", "delivered");
+    tell(kafka, "cut-below", "P-2", "import_customs_cleared");
+    wait_exceptions(&daemon, "resolved", 1);
+    wait_exceptions(&daemon, "open", 1);
+    assert_eq!(items(&daemon, "/api/v1/exceptions?state=all").len(), 2);
+}
+
 #[test]
 fn a_damaged_file_of_cases_ends_the_start_in_one_clear_line() {
     let (kafka, hooks) = (Kafka::shared(), Webhooks::start());
