@@ -61,15 +61,22 @@ pub struct Theme {
     with_claims: bool,
     with_calendars: bool,
     with_long_gaps: bool,
+    /// a few facts change all the time, and rules and overrides look at just these
+    toggling: bool,
 }
 
-const STARTS: [&str; 6] = [
+const STARTS: [&str; 11] = [
     "2026-10-01T00:00:00Z",
     "2026-10-22T00:00:00Z", // clocks go back: Europe on the 25th, Cairo on the 29th, New York on November 1st
     "2026-03-26T00:00:00Z", // clocks go forward in Europe on the 29th
     "2026-03-05T00:00:00Z", // in New York on the 8th
     "2026-04-21T00:00:00Z", // in Cairo on the 24th at midnight
     "2026-12-21T00:00:00Z",
+    "2026-10-24T18:00:00Z", // hours before Europe's clocks go back
+    "2026-03-28T20:00:00Z", // hours before they go forward
+    "2026-10-31T22:00:00Z", // hours before New York's go back
+    "2026-04-02T00:00:00Z", // Lord Howe's go back by half an hour on the 5th
+    "2027-02-26T00:00:00Z", // the end of a short month
 ];
 
 const PROGRESS: [&str; 14] = [
@@ -128,7 +135,10 @@ impl Draft {
         let (events, last) = random_stream::lines(&mut random, &theme);
         let until = random.percent(10).then(|| {
             let days = (last - theme.start) / DAY + 1;
-            theme.start + random.below(days as usize + 1) as Millis * DAY + random.below(24) as Millis * HOUR
+            // now and then long after the last record
+            let beyond = if random.percent(30) { random.below(90) as Millis * DAY } else { 0 };
+            let day = theme.start + random.below(days as usize + 1) as Millis * DAY + beyond;
+            day + random.below(24) as Millis * HOUR
         });
         Draft { rules, policies, events, until }
     }
@@ -168,6 +178,7 @@ impl Theme {
             with_claims: random.percent(35),
             with_calendars: random.percent(35),
             with_long_gaps: random.percent(25),
+            toggling: random.percent(35),
         }
     }
 }

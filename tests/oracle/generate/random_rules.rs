@@ -37,7 +37,7 @@ fn policies(random: &mut Random, theme: &Theme) -> Value {
     let mut calendars = vec![
         json!({"id": "es", "zone": "Europe/Madrid", "country": "ES"}),
         json!({"id": "us", "zone": "America/New_York", "country": ["US", "FR"]}),
-        json!({"id": "other", "zone": random.one(&["Africa/Cairo", "Asia/Shanghai", "UTC"]), "country": "any"}),
+        json!({"id": "other", "zone": random.one(&["Africa/Cairo", "Asia/Shanghai", "UTC", "Australia/Lord_Howe", "America/St_Johns", "America/Sao_Paulo"]), "country": "any"}),
     ];
     for calendar in &mut calendars {
         if random.percent(50) {
@@ -117,14 +117,17 @@ fn rule(random: &mut Random, theme: &Theme, number: usize, with_policies: bool) 
     if often(random, 28) {
         rule.insert("unless".into(), matcher(random, theme, 0));
     }
-    if !counts_back && (rule.contains_key("while") || rule.contains_key("unless")) && random.percent(45) {
+    if !counts_back
+        && (rule.contains_key("while") || rule.contains_key("unless"))
+        && random.percent(if theme.toggling { 70 } else { 45 })
+    {
         rule.insert("restart".into(), json!(true));
     }
     if theme.with_holds && often(random, 25) {
         rule.insert("holds".into(), hold_filter(random));
     }
-    if often(random, 30) {
-        let overrides: Vec<Value> = (0..random.between(1, 2))
+    if often(random, if theme.toggling { 70 } else { 30 }) {
+        let overrides: Vec<Value> = (0..random.between(1, if theme.toggling { 4 } else { 2 }))
             .map(|_| replacement(random, theme, &rule, &anchors, counts_back))
             .collect();
         rule.insert("overrides".into(), json!(overrides));
@@ -376,7 +379,7 @@ fn replacement(
 pub fn matcher(random: &mut Random, theme: &Theme, depth: usize) -> Value {
     let mut entries = Map::new();
     for _ in 0..if random.percent(75) { 1 } else { random.between(2, 3) } {
-        if depth < 2 && random.percent(12) {
+        if depth < 4 && random.percent(if theme.toggling { 25 } else { 12 }) {
             let key = random.one(&["any_of", "none_of"]);
             let alternatives: Vec<Value> =
                 (0..random.between(1, 3)).map(|_| matcher(random, theme, depth + 1)).collect();
@@ -394,6 +397,9 @@ fn either(random: &mut Random, of: &[Value]) -> Value {
 }
 
 fn entry(random: &mut Random, theme: &Theme) -> (&'static str, Value) {
+    if theme.toggling && random.percent(60) {
+        return toggled_entry(random, theme);
+    }
     let hold_facts = if theme.with_holds { 12 } else { 2 };
     if random.below(44) < hold_facts {
         return hold_entry(random);
@@ -485,6 +491,23 @@ fn entry(random: &mut Random, theme: &Theme) -> (&'static str, Value) {
             2 => ("linked_tracking", either(random, &[json!({"missing": true}), json!(true)])),
             _ => ("next_expected_milestone", either(random, &[json!(m), json!({"missing": true})])),
         },
+    }
+}
+
+/// About what changes all the time (`random_stream::toggled`).
+fn toggled_entry(random: &mut Random, theme: &Theme) -> (&'static str, Value) {
+    let two = |random: &mut Random, one: &str, other: &str| match random.below(4) {
+        0 => json!(one),
+        1 => json!(other),
+        2 => json!({"not": one}),
+        _ => json!({"not": [other]}),
+    };
+    match random.below(if theme.with_holds { 6 } else { 5 }) {
+        0 | 1 => ("duty_status", two(random, "unpaid", "paid")),
+        2 => ("feed_status", two(random, "success", "stopped")),
+        3 => ("destination", two(random, "ES", "US")),
+        4 => ("domestic_carrier", two(random, "correos", "usps")),
+        _ => hold_entry(random),
     }
 }
 

@@ -19,7 +19,8 @@ pub fn lines(random: &mut Random, theme: &Theme) -> (Vec<Vec<u8>>, Millis) {
         (0..parcels).flat_map(|n| parcel(random, theme, &format!("P-{n}"))).collect();
     drafts.sort_by_key(|draft| draft.append);
     let mut last = drafts.last().map_or(theme.start, |draft| draft.append);
-    let wait = *random.one(&[DAY, 3 * DAY, 3 * DAY, 10 * DAY, 10 * DAY, 45 * DAY, 101 * DAY, 460 * DAY]);
+    let wait =
+        *random.one(&[0, HOUR, DAY, 3 * DAY, 3 * DAY, 10 * DAY, 10 * DAY, 45 * DAY, 101 * DAY, 460 * DAY]);
     last += wait;
     let mut clock = Map::new();
     clock.insert("parcel_id".into(), json!("P-CLOCK"));
@@ -190,6 +191,9 @@ fn record(
     for _ in 0..facts {
         fact(random, theme, &mut body, time);
     }
+    if theme.toggling && random.percent(60) {
+        toggled(random, &mut body);
+    }
     if number == 0 && random.percent(60) {
         // what `before` counts back from
         let start = theme.start - random.below(3) as Millis * DAY;
@@ -202,6 +206,18 @@ fn record(
         spoil(random, &mut body);
     }
     Draft { append, time, body }
+}
+
+/// A fact that changes from one of two values to the other and back.
+fn toggled(random: &mut Random, body: &mut Map<String, Value>) {
+    let (name, values) = *random.one(&[
+        ("duty_status", ["unpaid", "paid"]),
+        ("duty_status", ["unpaid", "paid"]),
+        ("feed_status", ["success", "stopped"]),
+        ("destination", ["ES", "US"]),
+        ("domestic_carrier", ["correos", "usps"]),
+    ]);
+    body.insert(name.into(), json!(random.one(&values)));
 }
 
 /// The same instant in several spellings.
