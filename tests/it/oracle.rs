@@ -78,15 +78,17 @@ fn the_oracle_decides_the_hand_written_cases_as_expected() {
 /// What is compared with the oracle: the lines, or why there are none.
 type Engine<'a> = &'a dyn Fn(&Case) -> Result<Vec<Line>, String>;
 
-/// The seeds to go through: PARCELWATCH_SEED alone, or the first PARCELWATCH_SEEDS.
+/// The seeds to go through: PARCELWATCH_SEED alone, or the first PARCELWATCH_SEEDS, or those of a range (`4000..9000`).
 fn seeds(by_default: u64) -> Vec<u64> {
-    let number = |name: &str| {
-        std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number")))
+    let number = |name: &str, text: &str| -> u64 {
+        text.parse().unwrap_or_else(|_| panic!("{name}: `{text}` is no number"))
     };
-    match number("PARCELWATCH_SEED") {
-        Some(seed) => vec![seed],
-        None => (0..number("PARCELWATCH_SEEDS").unwrap_or(by_default)).collect(),
+    if let Ok(seed) = std::env::var("PARCELWATCH_SEED") {
+        return vec![number("PARCELWATCH_SEED", &seed)];
     }
+    let Ok(text) = std::env::var("PARCELWATCH_SEEDS") else { return (0..by_default).collect() };
+    let (from, to) = text.split_once("..").unwrap_or(("0", &text));
+    (number("PARCELWATCH_SEEDS", from)..number("PARCELWATCH_SEEDS", to)).collect()
 }
 
 /// A case that the engine decides otherwise, with both answers; what the oracle cannot read proves nothing.

@@ -22,7 +22,8 @@
 //!   counts itself even where it is `return_started` or ranks 90 and more. The milestone that made the claim is that of
 //!   the record, occurrence or not. With `tolerance: any` and `before` (5.4) any occurrence counts, whatever its time,
 //!   the one that made the claim too.
-//! - 5.0: in a list, of members at the same time, the one whose record was appended first gives append(anchor).
+//! - 5.0: in a list, of members at the same time, the one whose record was appended first gives append(anchor). Where a
+//!   derived time is among them and two records of one append time gave them, the engine takes the one named first.
 //! - 5.1: the names of 5.1 have episodes with `before` too; a list of one is a list.
 //! - 5.2: "changed" compares with the value after the record before; gone and back again is changed.
 //! - 5.6: due_1 is that of the first stage as written.
