@@ -29,6 +29,7 @@
 //! | [`rules`], [`engine`], [`escalation`] | `model`, and the compiled rules | tokio, a clock, randomness, IO, hash order |
 //! | [`cases`], [`snapshots`], [`source`], [`notify`], [`http`] | the core's types | each other |
 //! | [`runtime`] | all of the above | – |
+//! | [`testing`] | the core, `source::decode`, cases in memory | IO |
 //! | [`cli`] | all | – |
 //!
 //! One module names each outside crate; `tests/it/house.rs` holds both tables.
@@ -46,7 +47,7 @@
 //!
 //! ## Modules in reading order
 //! [`model`] → [`rules`] → [`engine`] → [`escalation`] → [`cases`] → [`source`] → [`snapshots`] → [`notify`] → [`http`] →
-//! [`runtime`] → [`cli`]; beside them [`log`] and [`metrics`].
+//! [`runtime`] → [`testing`] → [`cli`]; beside them [`log`] and [`metrics`].
 
 pub mod cases;
 pub mod cli;
@@ -62,4 +63,5 @@ pub mod rules;
 pub mod runtime;
 pub mod snapshots;
 pub mod source;
+pub mod testing;
 pub mod yaml;

@@ -256,7 +256,8 @@ async fn decide(
             fold::first(&told, number - 1, &entry.exception_id)
         });
         let effect = fold::fold(case, &told);
-        address(case, entry, batch, effect, &mut draft.groups);
+        let evidence = entry.change.evidence.as_deref();
+        address(case, evidence, batch.policies, effect, &mut draft.groups);
         if effect == Effect::EndedUnheard && !case.group_id.is_empty() {
             draft.unsent.push(case.number);
         }
@@ -275,17 +276,17 @@ async fn decide(
 }
 
 /// Finds the group of what opens; what nobody is to be told of has none and no timer.
-fn address(
+pub(super) fn address(
     case: &mut Case,
-    entry: &Entry<'_>,
-    batch: &Batch<'_>,
+    evidence: Option<&str>,
+    policies: &Policies,
     effect: Effect,
     groups: &mut BTreeMap<String, Group>,
 ) {
     let anew = effect == Effect::Opened || (effect == Effect::Raised && case.group_id.is_empty());
     if anew && !case.body.shadow {
-        let policy = escalation::policy_of(batch.policies, Some(&case.body.policy));
-        let evidence = entry.change.evidence.as_deref().map(Evidence::parse).unwrap_or_default();
+        let policy = escalation::policy_of(policies, Some(&case.body.policy));
+        let evidence = evidence.map(Evidence::parse).unwrap_or_default();
         case.group_id = policy.map_or_else(String::new, |policy| {
             let group = escalation::group_of(
                 policy,
@@ -446,7 +447,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 }
 
 /// What a rule's body and its policy say in words; its number is yet to be given.
-fn words(rules: &RuleSet, policies: &Policies, at: (u16, u16)) -> Option<Body> {
+pub(super) fn words(rules: &RuleSet, policies: &Policies, at: (u16, u16)) -> Option<Body> {
     let rule = rules.rules.get(usize::from(at.0))?;
     let body = rule.bodies.get(usize::from(at.1))?;
     let policy = escalation::policy_of(policies, body.policy.as_deref());

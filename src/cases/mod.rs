@@ -14,6 +14,7 @@ mod error;
 mod escalation;
 mod fold;
 mod keep;
+mod memory;
 mod operate;
 mod outbox;
 mod query;
@@ -29,6 +30,7 @@ use crate::rules::{Policies, RuleSet};
 
 pub use error::CasesError;
 pub use escalation::Escalation;
+pub use memory::Memory;
 pub use store::{Cases, Options};
 
 /// What a shard hands over at once: its changes in order, and how far it is. One transaction.

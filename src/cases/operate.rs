@@ -24,14 +24,10 @@ impl Cases {
     ) -> Result<Acted, CasesError> {
         let (mut tx, found) = self.find(id).await?;
         let Some(mut case) = found else { return Ok(Acted::NotFound) };
-        match case.state {
-            State::Resolved => return Ok(Acted::Resolved),
-            State::Acknowledged => return Ok(Acted::Already),
-            State::Open => {}
+        let acted = acknowledged(&mut case, by, comment, now_ms);
+        if acted != Acted::Done {
+            return Ok(acted);
         }
-        case.state = State::Acknowledged;
-        case.ack = Some(Ack { by: by.to_owned(), comment: comment.to_owned(), at_ms: now_ms });
-        wake(&mut case, now_ms);
         let deed = Deed { action: "acknowledge", by, comment, now_ms };
         write(&mut tx, &case, &deed).await.map_err(|e| self.failed(e))?;
         self.end(tx).await?;
@@ -47,12 +43,10 @@ impl Cases {
     pub async fn resolve(&self, id: &str, by: &str, comment: &str, now_ms: i64) -> Result<Acted, CasesError> {
         let (mut tx, found) = self.find(id).await?;
         let Some(mut case) = found else { return Ok(Acted::NotFound) };
-        if case.state == State::Resolved {
-            return Ok(Acted::Already);
+        let acted = resolved(&mut case, now_ms);
+        if acted != Acted::Done {
+            return Ok(acted);
         }
-        case.state = State::Resolved;
-        case.resolved = Some((Time(now_ms), Resolution::ByOperator));
-        wake(&mut case, now_ms);
         let deed = Deed { action: "resolve", by, comment, now_ms };
         async {
             write(&mut tx, &case, &deed).await?;
@@ -79,6 +73,30 @@ impl Cases {
         let case = row.map(|r| row::case_of(&r, &bodies)).transpose().map_err(|e| self.failed(e))?;
         Ok((tx, case))
     }
+}
+
+/// What an acknowledgement does to a row.
+pub(super) fn acknowledged(case: &mut Case, by: &str, comment: &str, now_ms: i64) -> Acted {
+    match case.state {
+        State::Resolved => return Acted::Resolved,
+        State::Acknowledged => return Acted::Already,
+        State::Open => {}
+    }
+    case.state = State::Acknowledged;
+    case.ack = Some(Ack { by: by.to_owned(), comment: comment.to_owned(), at_ms: now_ms });
+    wake(case, now_ms);
+    Acted::Done
+}
+
+/// What a resolve by hand does to a row.
+pub(super) fn resolved(case: &mut Case, now_ms: i64) -> Acted {
+    if case.state == State::Resolved {
+        return Acted::Already;
+    }
+    case.state = State::Resolved;
+    case.resolved = Some((Time(now_ms), Resolution::ByOperator));
+    wake(case, now_ms);
+    Acted::Done
 }
 
 /// The escalator looks at it at once: a timer it may have had no longer counts.

@@ -4,6 +4,7 @@ pub mod backtest;
 pub mod check;
 pub mod demo;
 pub mod run;
+pub mod test;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -51,6 +52,29 @@ enum Command {
         /// Directories of rules, single files, configurations [default: config/parcelwatch.yaml, else rules]
         paths: Vec<PathBuf>,
     },
+    /// Run the tests of rules (*_test.yaml): who is told what, when, of which events
+    Test {
+        /// Directories of rules, or files of tests [default: rules]
+        paths: Vec<PathBuf>,
+        /// Only tests whose name matches
+        #[arg(long, value_name = "REGEX", value_parser = regex_lite::Regex::new)]
+        run: Option<regex_lite::Regex>,
+        /// How the results are written to standard output
+        #[arg(long, value_enum, default_value_t = test::Format::Human)]
+        format: test::Format,
+        /// Show which stages, overrides, endings and policy steps no test asks for
+        #[arg(long)]
+        coverage: bool,
+        /// Fail where coverage is below so many percent
+        #[arg(long, value_name = "PERCENT")]
+        min: Option<u32>,
+        /// Change the rules in one place at a time, and show which changes no test notices
+        #[arg(long)]
+        mutate: bool,
+        /// Fail where fewer percent of these changes are noticed
+        #[arg(long, value_name = "PERCENT")]
+        min_killed: Option<u32>,
+    },
     /// Replay recorded events against rules: what would have been told, and when
     Backtest {
         /// A directory of rules, or one file
@@ -95,6 +119,9 @@ pub fn main() -> ExitCode {
         Command::Run { config, dry_run } => run::run(&config, dry_run),
         Command::Demo { seconds, seed, factor } => demo::run(demo::Options { seconds, seed, factor }),
         Command::Check { paths } => Ok(check::check(&paths)),
+        Command::Test { paths, run, format, coverage, min, mutate, min_killed } => {
+            Ok(test::test(&test::Options { paths, run, format, coverage, min, mutate, min_killed }))
+        }
         Command::Backtest { rules, events, until, format: Format::Jsonl } => {
             run_backtest(&rules, &events, until)
         }
