@@ -5,7 +5,7 @@
 //!
 //! Reading order: [`parcel`] (what is kept, how a record changes it), [`derive`] (what follows from it), [`matching`]
 //! [`evaluate`] and `reading` (what the rules want), this file (the clock and the log), [`agenda`] (when to look), [`table`] and
-//! [`pack`] (how it is held in memory), [`snapshot`], [`evidence`].
+//! [`pack`] (how it is held in memory), [`snapshot`], [`swap`] and [`reconcile`] (new rules), [`evidence`].
 
 pub mod agenda;
 pub mod derive;
@@ -20,6 +20,7 @@ mod reading;
 pub mod reconcile;
 pub mod remembered;
 pub mod snapshot;
+pub mod swap;
 pub mod table;
 
 use std::sync::Arc;

@@ -1,14 +1,11 @@
-//! New rules for parcels in flight, and what should be open against what cases says is open (DESIGN §6).
+//! What should be open against what cases says is open (DESIGN §6).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use super::Shard;
-use super::evaluate::Program;
-use super::parcel::{FilteredOrigin, Origin, Parcel};
+use super::parcel::Parcel;
 use super::table::hash_of;
 use crate::model::{Change, ChangeKind, Resolution, Severity, Time};
-use crate::rules::RuleSet;
 
 /// An exception that cases holds open for a partition, or that an operator resolved.
 #[derive(Clone, PartialEq, Debug)]
@@ -25,61 +22,6 @@ pub struct StandingCase {
 }
 
 impl Shard {
-    /// Puts new rules in force for all parcels; what that changes has `at` = W. What an advance that stopped at its limit
-    /// left undecided below W is decided first, by the old rules.
-    pub fn swap_rules(&mut self, rules: Arc<RuleSet>, out: &mut Vec<Change>) {
-        self.advance(self.watermark, usize::MAX, out);
-        let before: Vec<String> = self.program.rules.declared.iter().map(|d| d.name.clone()).collect();
-        let old: Vec<_> = self.program.codes.clone();
-        self.program = Program::new(rules, &mut self.interner);
-        if before != self.program.rules.declared.iter().map(|d| d.name.clone()).collect::<Vec<_>>() {
-            self.renumber_facts(&before);
-        }
-        let mut s = self.scratch.take().unwrap_or_default();
-        for slot in 0..self.table.end() {
-            if self.table.slot(slot).bytes.is_empty() {
-                continue;
-            }
-            s.parcel.unpack(&self.table.slot(slot).bytes);
-            s.now.of(&s.parcel, &self.interner);
-            s.parcel.restarts.retain(|r| self.program.codes.contains(&r.rule));
-            s.parcel.filtered.retain(|f| self.program.codes.contains(&f.rule));
-            self.note_new_rules(&mut s.parcel, &s.now, &old);
-            let first = out.len();
-            let found = self.look_at(self.watermark.0, self.watermark, true).take(&mut s.parcel, &s.now, out);
-            self.attach_evidence(&s, &mut out[first..]);
-            let look = found.next.min(self.farewell(&s.parcel, &s.now, found.after_terminal));
-            s.bytes.clear();
-            s.parcel.pack(&mut s.bytes);
-            self.save_before_change(slot);
-            self.table.store(slot, &s.bytes);
-            self.list(slot, look);
-        }
-        self.scratch = Some(s);
-    }
-
-    /// A rule that is new to a parcel already known: no record made it begin to hold (SEMANTICS 5.5), and what its
-    /// filter sees takes the origin of the same time without a filter.
-    fn note_new_rules(&self, p: &mut Parcel, d: &super::derive::Derived, old: &[u32]) {
-        let record = super::parcel::Stamp { event_time: p.last_append, append: p.last_append };
-        let origin = Origin { append: p.last_append, zone_assumed: false };
-        let (restarts, filtered) = (p.restarts.clone(), p.filtered.clone());
-        let origins = p.origins;
-        self.program.note_origins(p, Some(d), d, &self.interner, record, false);
-        for r in &mut p.restarts {
-            match restarts.iter().find(|k| k.rule == r.rule) {
-                Some(known) => *r = *known,
-                None => r.since = None,
-            }
-        }
-        for f in &mut p.filtered {
-            *f = match filtered.iter().find(|k| k.rule == f.rule && k.time == f.time) {
-                Some(known) if old.contains(&f.rule) => *known,
-                _ => FilteredOrigin { origin: origins[usize::from(f.time)].unwrap_or(origin), ..*f },
-            };
-        }
-    }
-
     /// Compares what stands here with what cases holds for this partition and tells the difference, `at` = W.
     pub fn reconcile(&mut self, cases: &[StandingCase], out: &mut Vec<Change>) {
         let key = |c: &StandingCase| (c.parcel_id.clone(), c.rule.clone(), c.episode);

@@ -15,6 +15,7 @@ use super::evaluate::Program;
 use super::intern::Interner;
 use super::pack::{FORMAT, packed_id};
 use super::parcel::Parcel;
+use super::swap::renumber;
 use super::table::hash_of;
 use super::{Lifetimes, Shard};
 use crate::model::Time;
@@ -206,34 +207,17 @@ impl Shard {
         Ok(())
     }
 
-    /// Declared facts were numbered after `before`: gives them the numbers of the rules in force.
-    pub(super) fn renumber_facts(&mut self, before: &[String]) {
-        let known = crate::model::KNOWN_FACTS.len();
-        let rules = self.program.rules.clone();
-        let number = |old: u16| match usize::from(old).checked_sub(known) {
-            None => Some(old),
-            Some(i) => before.get(i).and_then(|name| rules.fact_number(name)),
-        };
+    /// Gives declared facts the numbers of the rules in force.
+    fn renumber_facts(&mut self, before: &[String]) {
         let (mut parcel, mut bytes) = (Parcel::default(), Vec::new());
         for slot in 0..self.table.end() {
             if self.table.slot(slot).bytes.is_empty() {
                 continue;
             }
             parcel.unpack(&self.table.slot(slot).bytes);
-            if parcel.facts.iter().all(|f| number(f.number) == Some(f.number)) {
-                continue;
-            }
-            parcel.facts.retain_mut(|f| match number(f.number) {
-                Some(n) => {
-                    f.number = n;
-                    true
-                }
-                None => false,
-            });
-            parcel.facts.sort_by_key(|f| f.number);
+            renumber(&mut parcel, before, &self.program.rules);
             bytes.clear();
             parcel.pack(&mut bytes);
-            self.save_before_change(slot);
             self.table.store(slot, &bytes);
         }
     }
