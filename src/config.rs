@@ -38,6 +38,8 @@ pub struct Config {
     pub rules: PathBuf,
     /// The folder of cases.sqlite and snapshots.
     pub state: PathBuf,
+    /// `reload:`
+    pub reload: Reload,
     /// `cases:`
     pub cases: Cases,
     /// `snapshots:`
@@ -78,6 +80,15 @@ pub enum Start {
     Latest,
     /// At the first record stored at or after this time.
     At(Time),
+}
+
+/// `reload:`
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reload {
+    /// New rules that would open more exceptions at once wait until somebody accepts them.
+    pub max_openings: u32,
+    /// How often the files are looked at, milliseconds.
+    pub every: i64,
 }
 
 /// `cases:`; in this version SQLite in `state`.

@@ -14,6 +14,7 @@ mod error;
 mod escalation;
 mod fold;
 mod keep;
+mod loads;
 mod memory;
 mod operate;
 mod outbox;
@@ -30,6 +31,7 @@ use crate::rules::{Policies, RuleSet};
 
 pub use error::CasesError;
 pub use escalation::Escalation;
+pub use loads::RulesLoad;
 pub use memory::Memory;
 pub use store::{Cases, Options};
 

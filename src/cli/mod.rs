@@ -2,7 +2,9 @@
 
 pub mod backtest;
 pub mod check;
+pub mod client;
 pub mod demo;
+pub mod rules;
 pub mod run;
 pub mod test;
 
@@ -75,6 +77,9 @@ enum Command {
         #[arg(long, value_name = "PERCENT")]
         min_killed: Option<u32>,
     },
+    /// Rules of a running daemon: which were in force, what they said; reload them
+    #[command(subcommand)]
+    Rules(RulesCommand),
     /// Replay recorded events against rules: what would have been told, and when
     Backtest {
         /// A directory of rules, or one file
@@ -89,6 +94,37 @@ enum Command {
         /// What to write to standard output
         #[arg(long, value_enum, default_value_t = Format::Jsonl)]
         format: Format,
+    },
+}
+
+#[derive(Subcommand)]
+enum RulesCommand {
+    /// Each time that rules or policies were put in force, by whom, the newest first
+    Log {
+        #[command(flatten)]
+        daemon: client::Daemon,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// The files of rules (or policies) as they were
+    Show {
+        /// Their hash, or its first digits
+        hash: String,
+        #[command(flatten)]
+        daemon: client::Daemon,
+    },
+    /// Read rules and policies anew
+    Reload {
+        #[command(flatten)]
+        daemon: client::Daemon,
+    },
+    /// Read them anew, whatever these rules open at once
+    Accept {
+        /// The hash that the refusal named
+        hash: String,
+        #[command(flatten)]
+        daemon: client::Daemon,
     },
 }
 
@@ -118,6 +154,12 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run { config, dry_run } => run::run(&config, dry_run),
         Command::Demo { seconds, seed, factor } => demo::run(demo::Options { seconds, seed, factor }),
+        Command::Rules(command) => match command {
+            RulesCommand::Log { daemon, json } => rules::log(&daemon, json),
+            RulesCommand::Show { hash, daemon } => rules::show(&daemon, &hash),
+            RulesCommand::Reload { daemon } => rules::reload(&daemon),
+            RulesCommand::Accept { hash, daemon } => rules::accept(&daemon, &hash),
+        },
         Command::Check { paths } => Ok(check::check(&paths)),
         Command::Test { paths, run, format, coverage, min, mutate, min_killed } => {
             Ok(test::test(&test::Options { paths, run, format, coverage, min, mutate, min_killed }))

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use sha2::{Digest as _, Sha256};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{self, Config, SecretError, Start, read_secret};
@@ -19,8 +20,9 @@ use crate::notify::webhook::WebhookSettings;
 use crate::rules::policies::{Policies, ReceiverKind, SecretText};
 use crate::rules::{Level, compile};
 use crate::runtime::clock::{SystemClock, WallClock};
-use crate::runtime::daemon::{Daemon, InForce, Settings};
+use crate::runtime::daemon::{Daemon, InForce, Reloading, Settings};
 use crate::runtime::dispatcher::Route;
+use crate::runtime::reload::{Fresh, Reload};
 use crate::runtime::{receivers, systemd};
 use crate::snapshots::{Location, SnapshotError};
 use crate::source::kafka::{ConfigError, Options, StartAt};
@@ -75,9 +77,13 @@ async fn serve(config: &Config, settings: Settings, in_force: InForce) -> anyhow
     };
     systemd::ready();
     let watchdog = tokio::spawn(systemd::watchdog(daemon.port()));
-    let code = tokio::select! {
-        () = either(&mut terminate, &mut interrupt) => super::FINE,
-        _ = daemon.failed() => super::FAILED,
+    let mut hangup = signal(SignalKind::hangup())?;
+    let code = loop {
+        tokio::select! {
+            () = either(&mut terminate, &mut interrupt) => break super::FINE,
+            _ = daemon.failed() => break super::FAILED,
+            _ = hangup.recv() => daemon.reload("SIGHUP"),
+        }
     };
     tracing::info!("stopping");
     systemd::stopping();
@@ -199,7 +205,50 @@ pub(super) fn settings(config: &Config, dry_run: bool) -> anyhow::Result<Setting
         tokens: tokens.collect::<anyhow::Result<_>>()?,
         dry_run,
         threads: threads(),
+        reload: Some(reloading(config)),
     })
+}
+
+/// How the daemon reads its rules anew: as at the start, and with the same checks.
+fn reloading(config: &Config) -> Reloading {
+    let config = Arc::new(config.clone());
+    Arc::new(move |key: LinkKey| {
+        let (of_read, of_files) = (Arc::clone(&config), Arc::clone(&config));
+        Reload {
+            read: Arc::new(move || read_anew(&of_read, key.clone())),
+            fingerprint: Arc::new(move || fingerprint(&of_files.rules)),
+            every: Some(millis(config.reload.every)),
+            max_openings: u64::from(config.reload.max_openings),
+        }
+    })
+}
+
+fn read_anew(config: &Config, key: LinkKey) -> Result<Fresh, String> {
+    let words = |error: anyhow::Error| format!("{error:#}");
+    let loaded = compile(&config::read_rules(&config.rules).map_err(|e| words(e.into()))?);
+    let errors: Vec<String> =
+        loaded.problems.iter().filter(|p| p.level == Level::Error).map(|p| p.render(false)).collect();
+    if !errors.is_empty() {
+        return Err(errors.join("\n\n"));
+    }
+    let in_force = InForce::of(loaded).ok_or("the rules cannot be used")?;
+    check_receivers(config, &in_force.policies).map_err(words)?;
+    let routes = routes(config, &in_force.policies, key).map_err(words)?;
+    Ok(Fresh { in_force, routes })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Another text whenever a file of the directory is another one, wherever a symbolic link leads.
+fn fingerprint(rules: &Path) -> Option<String> {
+    let mut all = String::new();
+    for file in config::read_rules(rules).ok()? {
+        let bytes = file.content.ok()?;
+        all += &format!("{}\0{}\0{}\n", file.path.display(), bytes.len(), hex(&Sha256::digest(&bytes)));
+    }
+    Some(all)
 }
 
 /// How each receiver is reached.

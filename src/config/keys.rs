@@ -50,7 +50,7 @@ pub enum Want {
 }
 
 /// All keys; a section's name is before the dot.
-pub const KEYS: [(&str, Want); 28] = [
+pub const KEYS: [(&str, Want); 30] = [
     ("kafka.bootstrap_servers", Want::Text),
     ("kafka.topic", Want::Text),
     ("kafka.group_id", Want::Text),
@@ -58,6 +58,8 @@ pub const KEYS: [(&str, Want); 28] = [
     ("kafka.properties", Want::Properties),
     ("rules", Want::Path),
     ("state", Want::Path),
+    ("reload.max_openings", Want::Count),
+    ("reload.every", Want::Duration),
     ("cases.url", Want::CasesUrl),
     ("cases.password", Want::Secret),
     ("cases.keep", Want::Duration),

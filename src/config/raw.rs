@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_yaml::Value;
 
-use super::{Cases, Config, Http, Kafka, Log, Smtp, Snapshots, Start, Times, Token, environment};
+use super::{Cases, Config, Http, Kafka, Log, Reload, Smtp, Snapshots, Start, Times, Token, environment};
 use crate::http::auth::Role;
 use crate::log::Format;
 use crate::model::Time;
@@ -19,6 +19,7 @@ pub struct Raw {
     kafka: RawKafka,
     rules: Option<String>,
     state: Option<String>,
+    reload: RawReload,
     cases: RawCases,
     snapshots: RawSnapshots,
     time: RawTime,
@@ -36,6 +37,13 @@ struct RawKafka {
     group_id: Option<String>,
     start: Option<String>,
     properties: Option<BTreeMap<String, Value>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+struct RawReload {
+    max_openings: Option<u32>,
+    every: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -150,6 +158,10 @@ impl Raw {
         if self.cases.url.is_some_and(|u| u != "sqlite") {
             return Err(("cases.url", "only sqlite is known".into()));
         }
+        let reload = Reload {
+            max_openings: self.reload.max_openings.unwrap_or(1_000),
+            every: ms("reload.every", self.reload.every, "10s")?,
+        };
         let snapshots = Snapshots {
             to: self.snapshots.to,
             every: ms("snapshots.every", self.snapshots.every, "5m")?,
@@ -184,6 +196,7 @@ impl Raw {
             kafka,
             rules: folder.join(self.rules.as_deref().unwrap_or("../rules")),
             state: folder.join(self.state.as_deref().unwrap_or("../data")),
+            reload,
             cases,
             snapshots,
             time,

@@ -30,6 +30,8 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/api/v1/exceptions/{id}/ack", post(acknowledge))
         .route("/api/v1/exceptions/{id}/resolve", post(resolve))
         .route("/api/v1/parcels/{id}", get(parcel))
+        .route("/api/v1/rules", get(rules_loads))
+        .route("/api/v1/rules/{hash}", get(rules_texts))
         .route("/api/v1/status", get(status))
         .route("/api/v1/notifications", get(notifications))
 }
@@ -107,6 +109,24 @@ async fn parcel(State(site): State<Shared>, Id(id): Id) -> Result<Response, Prob
     Ok(Json(site.daemon.parcel(&id).await.ok_or_else(missing)?).into_response())
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LimitQuery {
+    limit: Option<String>,
+}
+
+async fn rules_loads(State(site): State<Shared>, uri: Uri) -> Result<Response, Problem> {
+    let query: LimitQuery = query(&uri)?;
+    let items = site.cases.rules_loads(limit(query.limit.as_deref())?).await?;
+    Ok(list(Page { items, next_cursor: None }))
+}
+
+async fn rules_texts(State(site): State<Shared>, Id(hash): Id) -> Result<Response, Problem> {
+    let missing = || Problem::not_found(format!("no rules are kept under the hash {}", shown(&hash)));
+    let found = site.cases.rules_texts(&hash).await?.ok_or_else(missing)?;
+    Ok(Json(found).into_response())
+}
+
 async fn status(State(site): State<Shared>) -> Json<Value> {
     Json(site.daemon.status().await)
 }
@@ -181,7 +201,7 @@ fn operator(caller: Caller, headers: &HeaderMap, body: RawBody) -> Result<Operat
     Ok(Operator { by, comment, via: caller.0.map(|name| format!("token {name}")) })
 }
 
-fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
+pub(super) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
     let Query(query) = Query::try_from_uri(uri).map_err(|e| Problem::bad_request(e.body_text()))?;
     Ok(query)
 }

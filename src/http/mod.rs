@@ -16,12 +16,12 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
 use futures_util::FutureExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -29,7 +29,7 @@ use tokio::task::JoinHandle;
 
 use crate::metrics::{CONTENT_TYPE, Metrics};
 use crate::notify::link::LinkKey;
-use auth::{OpenListener, Token, check_listen};
+use auth::{Caller, OpenListener, Token, check_listen};
 use ports::{CasesApi, Daemon, ReloadError};
 use problem::Problem;
 
@@ -198,14 +198,35 @@ fn told(state: Result<(), String>, yes: &'static str) -> Response {
     }
 }
 
-async fn reload(State(site): State<Shared>) -> Response {
-    match site.daemon.reload().await {
-        Ok(()) => StatusCode::NO_CONTENT.into_response(),
-        Err(ReloadError::NotOffered) => {
-            let detail = "reloading comes with a later version; restart the daemon to take new rules";
-            Problem::new(StatusCode::NOT_IMPLEMENTED, detail).into_response()
+/// `?accept=HASH`: these rules may open as much as they do.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReloadQuery {
+    accept: Option<String>,
+}
+
+async fn reload(
+    State(site): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    uri: Uri,
+) -> Result<Json<serde_json::Value>, Problem> {
+    let query: ReloadQuery = api::query(&uri)?;
+    let by = caller.0.map_or_else(|| "anybody (no tokens)".to_owned(), |name| format!("token {name}"));
+    match site.daemon.reload(&by, query.accept.as_deref()).await {
+        Ok(now) => Ok(Json(now)),
+        Err(ReloadError::Refused(why)) => Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, why)),
+        Err(ReloadError::Brake { hash, openings, foreseen }) => {
+            let detail = format!(
+                "these rules would open {openings} exceptions at once, more than reload.max_openings; look at them with \
+                 `parcelwatch plan`, and accept them with POST /-/reload?accept={hash} or `parcelwatch rules accept {hash}`"
+            );
+            let problem = Problem::new(StatusCode::CONFLICT, detail);
+            Err(problem
+                .with("hash", hash.into())
+                .with("openings", openings.into())
+                .with("foreseen", foreseen))
         }
-        Err(ReloadError::Refused(why)) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, why).into_response(),
+        Err(ReloadError::NotNow(why)) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, why)),
     }
 }
 

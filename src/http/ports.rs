@@ -23,8 +23,13 @@ pub trait Daemon: Send + Sync {
     /// `/api/v1/parcels/{id}`; `None` where nothing is known of it.
     fn parcel<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Option<Value>>;
 
-    /// Reads rules and policies anew.
-    fn reload(&self) -> BoxFuture<'_, Result<(), ReloadError>>;
+    /// Reads rules and policies anew. `by`: who asks. `accept`: the hash of rules that may open as much as they do. The answer
+    /// says what is in force now.
+    fn reload<'a>(
+        &'a self,
+        by: &'a str,
+        accept: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Value, ReloadError>>;
 
     /// Called before metrics are written out: for gauges that are read, not counted.
     fn before_scrape(&self) -> BoxFuture<'_, ()> {
@@ -33,12 +38,21 @@ pub trait Daemon: Send + Sync {
 }
 
 /// Why rules were not read anew.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum ReloadError {
-    /// Not in this version.
-    NotOffered,
     /// They have problems; the old ones stay.
     Refused(String),
+    /// They would open too much at once; the old ones stay until somebody accepts them by their hash.
+    Brake {
+        /// Of the rules.
+        hash: String,
+        /// Exceptions that would open.
+        openings: u64,
+        /// By rule.
+        foreseen: Value,
+    },
+    /// The daemon cannot at present; the old ones stay.
+    NotNow(String),
 }
 
 /// The cases behind the API. Values are in the shapes of DESIGN §11.
@@ -50,6 +64,12 @@ pub trait CasesApi: Send + Sync {
         limit: u32,
         cursor: Option<&'a str>,
     ) -> BoxFuture<'a, Result<Page, ApiError>>;
+
+    /// Each time that rules or policies were put in force, the newest first.
+    fn rules_loads(&self, limit: u32) -> BoxFuture<'_, Result<Vec<Value>, ApiError>>;
+
+    /// The texts kept under a hash, or under one that begins so.
+    fn rules_texts<'a>(&'a self, hash: &'a str) -> BoxFuture<'a, Result<Option<Value>, ApiError>>;
 
     /// One exception with its changes.
     fn exception<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Value>, ApiError>>;

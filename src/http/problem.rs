@@ -12,11 +12,19 @@ use super::ports::ApiError;
 pub(super) struct Problem {
     status: StatusCode,
     detail: String,
+    /// Members beside the usual ones.
+    more: Vec<(&'static str, serde_json::Value)>,
 }
 
 impl Problem {
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Problem {
-        Problem { status, detail: detail.into() }
+        Problem { status, detail: detail.into(), more: Vec::new() }
+    }
+
+    /// With another member.
+    pub fn with(mut self, name: &'static str, value: serde_json::Value) -> Problem {
+        self.more.push((name, value));
+        self
     }
 
     pub fn bad_request(detail: impl Into<String>) -> Problem {
@@ -46,9 +54,12 @@ impl From<ApiError> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let title = self.status.canonical_reason().unwrap_or("Error");
-        let body = json!({
+        let mut body = json!({
             "type": "about:blank", "title": title, "status": self.status.as_u16(), "detail": self.detail,
         });
+        for (name, value) in self.more {
+            body[name] = value;
+        }
         let mut response = (self.status, Json(body)).into_response();
         let kind = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(header::CONTENT_TYPE, kind);

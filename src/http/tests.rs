@@ -89,6 +89,12 @@ impl CasesApi for Fake {
         })
     }
 
+    fn rules_loads(&self, _limit: u32) -> BoxFuture<'_, Result<Vec<Value>, ApiError>> {
+        Box::pin(async { Ok(vec![json!({"rules": "abc", "by": "start"})]) })
+    }
+    fn rules_texts<'a>(&'a self, hash: &'a str) -> BoxFuture<'a, Result<Option<Value>, ApiError>> {
+        Box::pin(async move { Ok((hash == "abc").then(|| json!({"hash": "abc", "files": {}}))) })
+    }
     fn exception<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Value>, ApiError>> {
         Box::pin(async move { Ok(self.exceptions.lock().unwrap().get(id).cloned()) })
     }
@@ -144,8 +150,23 @@ impl Daemon for Fake {
             (id == "P/1 é").then(|| json!({ "parcel_id": id }))
         })
     }
-    fn reload(&self) -> BoxFuture<'_, Result<(), ReloadError>> {
-        Box::pin(async { Err(ReloadError::NotOffered) })
+    fn reload<'a>(
+        &'a self,
+        by: &'a str,
+        accept: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Value, ReloadError>> {
+        Box::pin(async move {
+            let brake = || ReloadError::Brake {
+                hash: "abc".into(),
+                openings: 2_000,
+                foreseen: json!({"late": {"opened": 2_000}}),
+            };
+            match accept {
+                Some("abc") => Ok(json!({ "by": by })),
+                Some("broken") => Err(ReloadError::Refused("rules.yaml:3:1: no such key".into())),
+                _ => Err(brake()),
+            }
+        })
     }
 }
 
@@ -288,7 +309,10 @@ async fn wrong_requests_get_problem_details() {
     s.post("/api/v1/exceptions/a/ack", &long).await.problem(413, "64 KiB");
     let long = format!(r#"{{"by":"{}"}}"#, "x".repeat(201));
     s.post("/api/v1/exceptions/a/ack", &long).await.problem(400, "200");
-    s.post("/-/reload", "").await.problem(501, "restart");
+    let refused = s.post("/-/reload", "").await;
+    refused.problem(409, "accept=abc");
+    s.post("/-/reload?accept=broken", "").await.problem(422, "rules.yaml:3:1");
+    s.post("/-/reload?acept=abc", "").await.problem(400, "acept");
     assert!(s.fake.acts.lock().unwrap().is_empty());
 }
 
@@ -358,7 +382,8 @@ async fn tokens_bound_what_may_be_done() {
     assert_eq!(s.fake.state("a"), "open");
     assert_eq!(with("POST", "/api/v1/exceptions/a/ack", "o-secret").await.status, 200);
     with("POST", "/-/reload", "o-secret").await.problem(403, "admin");
-    with("POST", "/-/reload", "a-secret").await.problem(501, "restart");
+    let answer = with("POST", "/-/reload?accept=abc", "a-secret").await;
+    assert_eq!((answer.status, answer.json()["by"].as_str()), (200, Some("token root")));
     let acts = s.fake.acts.lock().unwrap().clone();
     assert_eq!(acts[0].2, Operator { by: "erp".into(), comment: "x".into(), via: Some("token erp".into()) });
 }

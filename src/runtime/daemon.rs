@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::clock::{SourceClocks, WallClock};
@@ -21,6 +21,7 @@ use super::group::Group;
 use super::partition::Context;
 use super::ports::Api;
 use super::progress::Progress;
+use super::reload::{Reload, Reloader};
 use super::restore::{Compile, Restorer};
 use super::saver::Saver;
 use super::status::{DaemonPort, Facts};
@@ -71,7 +72,12 @@ pub struct Settings {
     pub dry_run: bool,
     /// Threads that fold.
     pub threads: usize,
+    /// Takes new rules without a restart; called once the key of links is known. `None`: only a restart does.
+    pub reload: Option<Reloading>,
 }
+
+/// How a daemon reloads, once the key of links is known.
+pub type Reloading = Arc<dyn Fn(LinkKey) -> Reload + Send + Sync>;
 
 /// What decides, and whom it tells.
 pub struct InForce {
@@ -136,7 +142,7 @@ pub struct Daemon {
     escalator: JoinHandle<()>,
     stop: watch::Sender<bool>,
     purger: JoinHandle<()>,
-    dispatcher: Option<Dispatcher>,
+    reloader: Arc<Reloader>,
     fatal: watch::Receiver<Option<String>>,
     _lock: File,
 }
@@ -164,6 +170,13 @@ impl Daemon {
         show_rules(&metrics, &in_force, clock.now_ms());
         let cases = open_cases(&state.join("cases.sqlite"), &settings.cases).await?;
         cases.keep_rules(&in_force.rules.hash, &in_force.texts, clock.now_ms()).await?;
+        let load = cases::RulesLoad {
+            rules_hash: in_force.rules.hash.clone(),
+            policies_hash: in_force.policies.hash.clone(),
+            by: "start".to_owned(),
+            at_ms: clock.now_ms(),
+        };
+        cases.rules_loaded(&load, &in_force.texts).await?;
         let link_key = LinkKey::new(cases.link_key().await?);
         let routes = routes(link_key.clone())?;
 
@@ -177,6 +190,7 @@ impl Daemon {
         let progress = Arc::new(Progress::new(Arc::clone(&metrics)));
         let backlog = Backlog::default();
         let (policies_tx, policies) = watch::channel(Arc::clone(&in_force.policies));
+        let (rules_tx, rules) = watch::channel(Arc::clone(&in_force.rules));
         let (give_up, giving_up) = watch::channel(false);
         let (writes, written) = mpsc::channel(writer::QUEUE);
         let writer = Writer {
@@ -219,15 +233,15 @@ impl Daemon {
             restorer: Arc::new(Restorer {
                 cases: cases.clone(),
                 store,
-                rules: Arc::clone(&in_force.rules),
+                rules: rules.clone(),
                 compile: Arc::clone(&in_force.compile),
                 lifetimes: settings.lifetimes,
                 start: settings.start.clone(),
-                known: Mutex::default(),
+                known: std::sync::Mutex::default(),
             }),
             workers: Arc::clone(&workers),
             backlog: backlog.clone(),
-            rules: Arc::clone(&in_force.rules),
+            rules,
             needs_all: true,
             fatal: fatal_tx,
             stop: Arc::clone(&group_stop),
@@ -243,21 +257,29 @@ impl Daemon {
             public_url: settings.public_url.clone(),
             dry_run: settings.dry_run,
         };
-        let escalator = {
-            let stopping = stopping.clone();
-            tokio::spawn(async move {
-                escalator.run(stopping).await;
-                // Reloading will send through it; until then it only has to live as long.
-                drop(policies_tx);
-            })
-        };
-        let purger = tokio::spawn(purge(cases.clone(), Arc::clone(&clock), settings.cases_keep, stopping));
+        let escalator = tokio::spawn(escalator.run(stopping.clone()));
+        let purger =
+            tokio::spawn(purge(cases.clone(), Arc::clone(&clock), settings.cases_keep, stopping.clone()));
         let dispatcher = (!settings.dry_run).then(|| {
             let options = dispatcher::Options::default();
             Dispatcher::start(&cases, routes, &clock, &metrics, &options)
         });
 
+        let reloader = Arc::new(Reloader {
+            reload: settings.reload.as_ref().map_or_else(without_reload, |r| r(link_key.clone())),
+            rules: rules_tx,
+            policies: policies_tx,
+            workers: Arc::clone(&workers),
+            progress: Arc::clone(&progress),
+            cases: cases.clone(),
+            clock: Arc::clone(&clock),
+            dispatcher: Mutex::new(dispatcher),
+            one: Mutex::default(),
+        });
+        tokio::spawn(Arc::clone(&reloader).watch(stopping));
+
         let port = Arc::new(DaemonPort {
+            reloader: Arc::clone(&reloader),
             progress: Arc::clone(&progress),
             workers: Arc::clone(&workers),
             kafka: Arc::clone(&kafka),
@@ -267,8 +289,6 @@ impl Daemon {
             facts: Facts {
                 topic: settings.kafka.topic.clone(),
                 group: settings.kafka.group_id.clone(),
-                rules: (in_force.rules.hash.clone(), in_force.rules.rules.len()),
-                policies: in_force.policies.hash.clone(),
                 snapshots: location.to_string(),
                 dry_run: settings.dry_run,
             },
@@ -301,7 +321,7 @@ impl Daemon {
             escalator,
             stop,
             purger,
-            dispatcher,
+            reloader,
             fatal,
             _lock: lock,
         })
@@ -311,6 +331,12 @@ impl Daemon {
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.server.address()
+    }
+
+    /// Reads rules and policies anew, as `by` asks, in a task of its own. What came of it is in the log and the metric.
+    pub fn reload(&self, by: &'static str) {
+        let reloader = Arc::clone(&self.reloader);
+        tokio::spawn(async move { reloader.reload(by, None).await });
     }
 
     /// The daemon as the listener sees it.
@@ -340,7 +366,8 @@ impl Daemon {
         // Whatever decides or sends stops now; each has its share of the time.
         let _ = self.stop.send(true);
         self.group_stop.store(true, Ordering::Relaxed);
-        let delivering = self.dispatcher.map(|d| tokio::spawn(d.stop(until(6))));
+        let dispatcher = self.reloader.dispatcher.lock().await.take();
+        let delivering = dispatcher.map(|d| tokio::spawn(d.stop(until(6))));
         let group = self.group;
         let deadline = begun + within * 4 / 10;
         for worker in self.workers.iter() {
@@ -383,6 +410,16 @@ impl Daemon {
             milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
             "stopped"
         );
+    }
+}
+
+/// A daemon that only a restart gives new rules.
+fn without_reload() -> Reload {
+    Reload {
+        read: Arc::new(|| Err("this daemon was started without a way to read its rules again".to_owned())),
+        fingerprint: Arc::new(|| None),
+        every: None,
+        max_openings: 0,
     }
 }
 

@@ -45,7 +45,7 @@ pub struct Group {
     /// Told where a backlog begins.
     pub backlog: Backlog,
     /// The rules in force.
-    pub rules: Arc<RuleSet>,
+    pub rules: watch::Receiver<Arc<RuleSet>>,
     /// Whether this process must own every partition (SQLite).
     pub needs_all: bool,
     /// Why the process cannot go on.
@@ -140,7 +140,7 @@ impl Group {
                  the live run; set LogAppendTime on the topic"
             );
         }
-        let longest = longest_window(&self.rules);
+        let longest = longest_window(&self.rules.borrow());
         if retention_ms.is_some_and(|keeps| keeps < longest) {
             tracing::warn!(
                 topic,
@@ -212,11 +212,12 @@ impl Group {
         });
         let mut starts = Vec::with_capacity(partitions.len());
         for ((id, part), restored) in partitions.iter().zip(&parts).zip(loaded.into_iter().flatten()) {
-            let Restored { shard, at, legs, fresh } = restored;
+            let Restored { shard, at, legs, switched, fresh } = restored;
             let worker = self.worker(*id);
             let (start, feed) = kafka::feed(*id, at, worker.bell());
-            let rules = Arc::clone(&self.rules);
-            let beginning = Beginning { partition: *id, feed, shard, legs, rules, fresh, partitions: count };
+            let rules = Arc::clone(&self.rules.borrow());
+            let beginning =
+                Beginning { partition: *id, feed, shard, legs, rules, switched, fresh, partitions: count };
             let partition = Partition::new(Arc::clone(&self.context), Arc::clone(part), beginning);
             worker.order(Order::Add(Box::new(partition)));
             progress.loaded(*id);

@@ -4,7 +4,7 @@
 //! Reading order: [`daemon`] (how it is put together and taken apart), [`group`] (which partitions are ours), [`restore`]
 //! (what they begin with), [`partition`] (one shard at work), [`worker`] (the threads), [`writer`] (the one that commits),
 //! [`saver`] (snapshots), [`progress`] (what is known of all of it), [`escalator`], [`dispatcher`] and [`receivers`] (who
-//! is told), [`ports`] and [`status`] (what the others see).
+//! is told), [`reload`] (new rules without a restart), [`ports`] and [`status`] (what the others see).
 
 pub mod clock;
 pub mod daemon;
@@ -15,6 +15,7 @@ pub mod partition;
 pub mod ports;
 pub mod progress;
 pub mod receivers;
+pub mod reload;
 pub mod restore;
 pub mod saver;
 pub mod status;

@@ -5,10 +5,11 @@
 //! 1. **Legs**: it folds with the rules that were recorded, up to each recorded (position, W), so that a replay decides
 //!    what the run before decided (DESIGN §6).
 //! 2. **Reconcile**: the rules in force take over, and what should be open is compared with what cases says is open.
-//! 3. From then on certificates may move its clock.
+//! 3. From then on certificates may move its clock, and new rules take over in slices, at one place of its log.
 
 mod restore;
 mod save;
+mod switch;
 mod take;
 
 use std::collections::VecDeque;
@@ -25,6 +26,7 @@ use super::progress::{PartitionProgress, Progress, Wait};
 use super::saver::{Saver, Saving};
 use super::writer::Write;
 use crate::cases::{Cases, Recorded, Rejected};
+use crate::engine::swap::{Foreseen, Preview, Swap};
 use crate::engine::{Shard, Stats};
 use crate::model::{Change, Time};
 use crate::rules::RuleSet;
@@ -93,8 +95,15 @@ pub struct Partition {
     shard: Shard,
     names: FactNames,
     legs: VecDeque<Leg>,
-    /// The rules in force, for after the legs.
+    /// The rules that are wanted: in force once the legs are done and W has passed `switched`.
     rules: Arc<RuleSet>,
+    /// W at the last change of rules.
+    switched: Time,
+    /// A change of rules under way.
+    swapping: Option<Swap>,
+    /// Who asked what other rules would change.
+    previews: VecDeque<(Arc<RuleSet>, mpsc::Sender<Foreseen>)>,
+    previewing: Option<(Preview, mpsc::Sender<Foreseen>)>,
     batch: Option<(Batch, usize)>,
     /// Everything below this came or holds no record.
     hole: i64,
@@ -130,6 +139,8 @@ pub struct Beginning {
     pub legs: VecDeque<Leg>,
     /// The rules in force.
     pub rules: Arc<RuleSet>,
+    /// W at the last change of rules that is recorded; [`Time::MIN`] where there was none.
+    pub switched: Time,
     /// There is no snapshot yet: one is taken at once, so that a restart begins here.
     pub fresh: bool,
     /// How many partitions the topic has.
@@ -154,6 +165,10 @@ impl Partition {
             shard: b.shard,
             legs: b.legs,
             rules: b.rules,
+            switched: b.switched,
+            swapping: None,
+            previews: VecDeque::new(),
+            previewing: None,
             batch: None,
             hole: 0,
             out: Vec::new(),
@@ -200,7 +215,13 @@ impl Partition {
         if self.forget && !self.forget_position() {
             return Turn::Idle;
         }
-        let mut busy = self.restore();
+        if self.swapping.is_some() {
+            return self.go_on_switching();
+        }
+        let mut busy = self.restore() | self.foresee();
+        if self.restored() && self.begin_switch() {
+            return Turn::Busy;
+        }
         if self.restored() || !self.legs.is_empty() || !self.started {
             busy |= self.take();
         }

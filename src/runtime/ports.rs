@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::clock::WallClock;
@@ -13,6 +13,7 @@ use crate::cases::{self, Cases, CasesError};
 use crate::http::ports::{
     Acted, Action, ApiError, CasesApi, Filter, LinkedMessage, Operator, Page, StateFilter,
 };
+use crate::model::Time;
 use crate::notify::Message;
 
 impl Outbox for Cases {
@@ -98,6 +99,27 @@ impl CasesApi for Api {
             };
             let now = self.clock.now_ms();
             self.cases.exceptions(&filter, limit, cursor, now).await.map(page).map_err(unavailable)
+        }
+        .boxed()
+    }
+
+    fn rules_loads(&self, limit: u32) -> BoxFuture<'_, Result<Vec<Value>, ApiError>> {
+        async move {
+            let loads = self.cases.rules_loads(limit).await.map_err(unavailable)?;
+            let shown = |l: cases::RulesLoad| {
+                json!({
+                    "rules": l.rules_hash, "policies": l.policies_hash, "by": l.by, "at": Time(l.at_ms).to_string(),
+                })
+            };
+            Ok(loads.into_iter().map(shown).collect())
+        }
+        .boxed()
+    }
+
+    fn rules_texts<'a>(&'a self, hash: &'a str) -> BoxFuture<'a, Result<Option<Value>, ApiError>> {
+        async move {
+            let found = self.cases.texts_of(hash).await.map_err(unavailable)?;
+            Ok(found.map(|(hash, files)| json!({"hash": hash, "files": files})))
         }
         .boxed()
     }

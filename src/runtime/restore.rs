@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use crate::cases::{Cases, CasesError, Recorded};
 use crate::engine::{Lifetimes, Shard};
+use crate::model::Time;
 use crate::rules::RuleSet;
 use crate::snapshots::{Head, SnapshotError, Store};
 use crate::source::kafka::StartAt;
@@ -22,7 +25,7 @@ pub struct Restorer {
     /// Snapshots.
     pub store: Store,
     /// The rules in force.
-    pub rules: Arc<RuleSet>,
+    pub rules: watch::Receiver<Arc<RuleSet>>,
     /// For the rules of before.
     pub compile: Compile,
     /// `time`.
@@ -41,6 +44,8 @@ pub struct Restored {
     pub at: StartAt,
     /// The rules of before, each until its end.
     pub legs: VecDeque<Leg>,
+    /// W at the last change of rules.
+    pub switched: Time,
     /// Without a snapshot.
     pub fresh: bool,
 }
@@ -105,7 +110,8 @@ impl Restorer {
         };
         let legs = self.legs(saved, &switches, recorded.as_ref()).await?;
         let at = StartAt::Offset { offset: head.next_offset, topic_id: head.topic_id };
-        Ok(Restored { shard, at, legs, fresh: false })
+        let switched = switches.last().map_or(Time::MIN, |s| s.watermark);
+        Ok(Restored { shard, at, legs, switched, fresh: false })
     }
 
     /// Without a snapshot: from the beginning, with the rules of then.
@@ -116,16 +122,17 @@ impl Restorer {
     ) -> Result<Restored, RestoreError> {
         let empty = |rules| Shard::new(rules, self.lifetimes, true);
         let Some(recorded) = recorded else {
-            let shard = empty(Arc::clone(&self.rules));
-            return Ok(Restored { shard, at: self.start.clone(), legs: VecDeque::new(), fresh: true });
+            let shard = empty(Arc::clone(&self.rules.borrow()));
+            let (at, legs, switched) = (self.start.clone(), VecDeque::new(), Time::MIN);
+            return Ok(Restored { shard, at, legs, switched, fresh: true });
         };
         let first = switches.first().map_or(&recorded.rules_hash, |s| &s.rules_hash);
         let rules = self.rules_of(first).await?;
-        let begin =
-            Recorded { position: i64::MIN, watermark: crate::model::Time::MIN, rules_hash: first.clone() };
+        let begin = Recorded { position: i64::MIN, watermark: Time::MIN, rules_hash: first.clone() };
         let legs = self.legs(begin, switches.get(1..).unwrap_or_default(), Some(&recorded)).await?;
         // Whatever `start` says: what was folded once must be folded again.
-        Ok(Restored { shard: empty(rules), at: StartAt::Earliest, legs, fresh: true })
+        let switched = switches.last().map_or(Time::MIN, |s| s.watermark);
+        Ok(Restored { shard: empty(rules), at: StartAt::Earliest, legs, switched, fresh: true })
     }
 
     /// The rules from a point on, up to what is recorded.
@@ -146,7 +153,8 @@ impl Restorer {
             legs.push_back(Leg { until: switch.clone(), rules: self.rules_of(&hash).await? });
             (hash, at) = (switch.rules_hash.clone(), point(switch));
         }
-        if let Some(recorded) = recorded.filter(|r| point(r) > at) {
+        // One that ends where it begins still puts its rules in force: those of today may have to wait for W (DESIGN §6).
+        if let Some(recorded) = recorded.filter(|r| point(r) >= at) {
             legs.push_back(Leg { until: recorded.clone(), rules: self.rules_of(&hash).await? });
         }
         Ok(legs)
@@ -182,8 +190,9 @@ impl Restorer {
 
     /// The rules of a hash; where their texts are gone or no longer understood, those in force.
     async fn rules_of(&self, hash: &str) -> Result<Arc<RuleSet>, CasesError> {
-        if hash == self.rules.hash {
-            return Ok(Arc::clone(&self.rules));
+        let today = Arc::clone(&self.rules.borrow());
+        if hash == today.hash {
+            return Ok(today);
         }
         if let Some(known) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(hash) {
             return Ok(Arc::clone(known));
@@ -199,11 +208,11 @@ impl Restorer {
                     hash,
                     "the recorded rules mean something else to this version; today's rules stand in"
                 );
-                Arc::clone(&self.rules)
+                today
             }
             Err(why) => {
                 tracing::warn!(hash, "the recorded rules cannot be used: {why}; today's rules stand in");
-                Arc::clone(&self.rules)
+                today
             }
         };
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(hash.to_owned(), Arc::clone(&rules));

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use super::clock::WallClock;
 use super::escalator::Backlog;
 use super::progress::{PartitionProgress, Progress};
+use super::reload::{Refusal, Reloader};
 use super::worker::{Order, Worker};
 use crate::cases::Cases;
 use crate::http::ports::{Daemon, ReloadError};
@@ -22,6 +23,8 @@ use crate::source::kafka::Kafka;
 pub struct DaemonPort {
     /// How far everything is.
     pub progress: Arc<Progress>,
+    /// Who reloads.
+    pub reloader: Arc<Reloader>,
     /// Who knows the parcels.
     pub workers: Arc<Vec<Worker>>,
     /// What is wrong with the topic.
@@ -45,10 +48,6 @@ pub struct Facts {
     pub topic: String,
     /// `kafka.group_id`.
     pub group: String,
-    /// Hash and number of the rules.
-    pub rules: (String, usize),
-    /// Hash of the policies.
-    pub policies: String,
     /// Where snapshots are.
     pub snapshots: String,
     /// Nothing is sent.
@@ -79,6 +78,8 @@ impl Daemon for DaemonPort {
                 .map(|(w, why)| json!({"reason": w.name(), "detail": why}))
                 .collect();
             let partitions: Vec<_> = self.progress.partitions().iter().map(|p| self.partition(p)).collect();
+            let rules = Arc::clone(&self.reloader.rules.borrow());
+            let policies = Arc::clone(&self.reloader.policies.borrow());
             json!({
                 "version": env!("CARGO_PKG_VERSION"),
                 "uptime_seconds": self.started.elapsed().as_secs(),
@@ -98,8 +99,8 @@ impl Daemon for DaemonPort {
                 },
                 "folding_waits": waits,
                 "partitions": partitions,
-                "rules": {"hash": self.facts.rules.0, "count": self.facts.rules.1},
-                "policies": {"hash": self.facts.policies},
+                "rules": {"hash": rules.hash, "count": rules.rules.len()},
+                "policies": {"hash": policies.hash},
                 "snapshots": {"to": self.facts.snapshots},
             })
         })
@@ -124,8 +125,25 @@ impl Daemon for DaemonPort {
         })
     }
 
-    fn reload(&self) -> BoxFuture<'_, Result<(), ReloadError>> {
-        Box::pin(std::future::ready(Err(ReloadError::NotOffered)))
+    fn reload<'a>(
+        &'a self,
+        by: &'a str,
+        accept: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Value, ReloadError>> {
+        // In a task of its own: a client that hangs up must not leave it half done.
+        let (reloader, by, accept) = (Arc::clone(&self.reloader), by.to_owned(), accept.map(str::to_owned));
+        let task = tokio::spawn(async move { reloader.reload(&by, accept.as_deref()).await });
+        Box::pin(async move {
+            let outcome =
+                task.await.map_err(|_| ReloadError::NotNow("the reload was broken off".to_owned()))?;
+            outcome.map_err(|refusal| match refusal {
+                Refusal::Problems(text) => ReloadError::Refused(text),
+                Refusal::Brake { hash, openings, foreseen } => {
+                    ReloadError::Brake { hash, openings, foreseen }
+                }
+                Refusal::NotNow(why) => ReloadError::NotNow(why),
+            })
+        })
     }
 
     fn before_scrape(&self) -> BoxFuture<'_, ()> {

@@ -6,10 +6,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::partition::{Partition, Turn};
 use super::progress::Progress;
+use crate::engine::swap::Foreseen;
+use crate::rules::RuleSet;
 use crate::source::kafka::Doorbell;
 
 /// What a thread is told.
@@ -20,6 +22,10 @@ pub enum Order {
     Remove(i32, Sender<u64>),
     /// What is known of a parcel: the partition it is in and its JSON.
     Parcel(String, oneshot::Sender<Option<(i32, String)>>),
+    /// These rules are wanted from now on.
+    Rules(Arc<RuleSet>),
+    /// What would these rules change? Each partition answers once.
+    Preview(Arc<RuleSet>, mpsc::Sender<Foreseen>),
     /// Hand over everything, save what there is time for, and end.
     Stop(Instant),
 }
@@ -47,8 +53,14 @@ impl Worker {
         let (orders, received) = bounded(ORDERS);
         let (bell, heard) = Doorbell::new();
         let name = format!("fold-{number}");
-        let body =
-            Body { name: name.clone(), progress, orders: received, heard, partitions: BTreeMap::new() };
+        let body = Body {
+            name: name.clone(),
+            progress,
+            orders: received,
+            heard,
+            partitions: BTreeMap::new(),
+            wanted: None,
+        };
         let thread = std::thread::Builder::new().name(name).spawn(move || body.run())?;
         Ok(Worker { orders, bell, thread })
     }
@@ -89,6 +101,8 @@ struct Body {
     orders: Receiver<Order>,
     heard: Receiver<()>,
     partitions: BTreeMap<i32, Partition>,
+    /// The rules wanted last: a partition that was being loaded meanwhile began with others.
+    wanted: Option<Arc<RuleSet>>,
 }
 
 impl Body {
@@ -120,7 +134,10 @@ impl Body {
     /// The deadline where that was the last order.
     fn obey(&mut self, order: Order) -> Option<Instant> {
         match order {
-            Order::Add(partition) => {
+            Order::Add(mut partition) => {
+                if let Some(rules) = &self.wanted {
+                    partition.want(Arc::clone(rules));
+                }
                 self.partitions.insert(partition.id(), *partition);
             }
             Order::Remove(id, answer) => {
@@ -132,6 +149,17 @@ impl Body {
                 let found = self.partitions.values().find_map(|p| Some((p.id(), p.parcel(&id)?)));
                 // Whoever asked has left.
                 let _ = answer.send(found);
+            }
+            Order::Rules(rules) => {
+                for partition in self.partitions.values_mut() {
+                    partition.want(Arc::clone(&rules));
+                }
+                self.wanted = Some(rules);
+            }
+            Order::Preview(rules, answer) => {
+                for partition in self.partitions.values_mut() {
+                    partition.preview(Arc::clone(&rules), answer.clone());
+                }
             }
             Order::Stop(deadline) => return Some(deadline),
         }

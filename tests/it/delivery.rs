@@ -130,8 +130,12 @@ impl ports::Daemon for Idle {
     fn parcel<'a>(&'a self, _id: &'a str) -> futures_util::future::BoxFuture<'a, Option<Value>> {
         Box::pin(async { None })
     }
-    fn reload(&self) -> futures_util::future::BoxFuture<'_, Result<(), ports::ReloadError>> {
-        Box::pin(async { Err(ports::ReloadError::NotOffered) })
+    fn reload<'a>(
+        &'a self,
+        _by: &'a str,
+        _accept: Option<&'a str>,
+    ) -> futures_util::future::BoxFuture<'a, Result<Value, ports::ReloadError>> {
+        Box::pin(async { Err(ports::ReloadError::NotNow("not in this test".to_owned())) })
     }
 }
 

@@ -62,7 +62,7 @@ const OWNERS: [(&str, &[&str]); 42] = [
     ("tracing_subscriber", &["log"]),
     ("sd_notify", &["runtime"]),
     ("lettre", &["notify/email"]),
-    ("reqwest", &["notify/webhook", "notify/egress"]),
+    ("reqwest", &["notify/webhook", "notify/egress", "cli/client"]),
     ("rustls", &["notify", "snapshots", "runtime", "cli", "main"]),
     ("hmac", &["notify", "cli/demo"]),
     ("sha2", &["*", "model", "rules", "escalation"]),

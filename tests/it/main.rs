@@ -12,6 +12,7 @@ mod escalation;
 mod fixtures_test;
 mod house;
 mod live;
+mod new_rules;
 mod oracle;
 #[path = "../oracle/mod.rs"]
 mod oracle_impl;

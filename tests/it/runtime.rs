@@ -92,6 +92,7 @@ impl Setup {
             tokens: Vec::new(),
             dry_run: true,
             threads: 2,
+            reload: None,
         };
         let in_force = InForce::of(loaded).unwrap();
         let daemon = runtime.block_on(Daemon::start(

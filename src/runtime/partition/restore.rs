@@ -62,6 +62,7 @@ impl Partition {
         if self.shard.rules().hash != rules.hash {
             self.names = names(&rules);
             self.shard.swap_rules(rules, &mut self.out);
+            self.switched = self.shard.watermark();
         }
         self.complete = recorded(&self.shard);
     }
@@ -74,8 +75,11 @@ impl Partition {
         let Some(standing) = self.ask(|cases, id| async move { cases.standing(id).await }) else {
             return false;
         };
-        let rules = Arc::clone(&self.rules);
-        self.swap(rules);
+        // Else they take over a little later, at work.
+        if self.may_switch() {
+            let rules = Arc::clone(&self.rules);
+            self.swap(rules);
+        }
         // What the new rules changed is no difference to cases: it is on its way there.
         let standing = after(standing.iter().map(standing_case).collect(), &self.out);
         self.shard.reconcile(&standing, &mut self.out);

@@ -27,7 +27,11 @@ impl Partition {
 
     /// Begins a snapshot where the shard stands between two records. Whether it did.
     pub fn begin_save(&mut self) -> bool {
-        if !self.started || self.saving.is_some() || self.complete != recorded(&self.shard) {
+        if !self.started
+            || self.saving.is_some()
+            || self.swapping.is_some()
+            || self.complete != recorded(&self.shard)
+        {
             return false;
         }
         // The snapshot counts once this write is durable.
