@@ -1,9 +1,10 @@
 //! YAML text → our own tree with byte ranges, and every fault of the text in words a rule's author understands.
 //!
-//! The parser underneath gives events; nothing here expands an alias, recurses on input or accepts more than
-//! [`MAX_BYTES`] and [`MAX_DEPTH`], so a hostile file costs no more than an honest one. Syntax ends a file at its first
+//! The parser underneath gives events; nothing here recurses on input, accepts more than [`MAX_BYTES`] and [`MAX_DEPTH`]
+//! or lets aliases copy more than [`MAX_COPIED`], so a hostile file costs no more than an honest one. Syntax ends a file at its first
 //! fault (what follows has no structure); everything else is collected.
 
+mod anchors;
 mod explain;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,8 @@ use std::ops::Range;
 use granit_parser::{Event, Options, Parser, ScalarStyle};
 
 use crate::model::Decimal;
+pub use anchors::MAX_COPIED;
+use anchors::{Anchors, Copied};
 use explain::{explain, too_deep};
 
 /// Files above this many bytes are refused unread.
@@ -221,6 +224,8 @@ pub fn decode(bytes: &[u8]) -> Result<&str, Fault> {
 /// A list or mapping whose end has not been read yet.
 struct Open {
     start: usize,
+    /// Its number, where it has an anchor; else 0.
+    anchor: usize,
     /// Of a mapping: its entries so far, and the key whose value is awaited.
     map: Option<(Vec<(Node, Node)>, Option<Node>)>,
     seq: Vec<Node>,
@@ -233,6 +238,7 @@ struct Builder<'t> {
     faults: Vec<Fault>,
     stack: Vec<Open>,
     root: Option<Node>,
+    anchors: Anchors,
 }
 
 /// Up to so many entries a mapping is looked through for a key that stands twice; beyond, it has an index.
@@ -248,7 +254,8 @@ pub fn parse(text: &str) -> (Option<Node>, Vec<Fault>) {
     options.emit_unresolved_aliases = true;
     options.flow_nesting_limit = MAX_DEPTH;
     options.block_nesting_limit = MAX_DEPTH;
-    let mut b = Builder { text, faults: Vec::new(), stack: Vec::new(), root: None };
+    let mut b =
+        Builder { text, faults: Vec::new(), stack: Vec::new(), root: None, anchors: Anchors::default() };
     let mut documents = 0;
     for event in Parser::new_from_str_with_options(text, options) {
         let (event, span) = match event {
@@ -297,32 +304,38 @@ impl Builder<'_> {
     /// Takes one event; `false` ends the reading.
     fn take(&mut self, event: Event<'_>, at: Range<usize>) -> bool {
         match event {
-            Event::Alias(_) | Event::UnresolvedAlias(_) => {
+            Event::Alias(anchor) => {
+                let Some(kind) = self.alias(anchor, &at) else { return false };
+                self.put(Node { at, kind });
+            }
+            Event::UnresolvedAlias(_) => {
                 let shown = cut(self.text.get(at.clone()).unwrap_or("*"));
                 self.fault(Fault::new(
                     FaultKind::Unsupported,
                     at.clone(),
-                    format!("`{shown}` is an alias, which is not supported here"),
-                    "write the value out; if the text itself begins with `*`, put it in quotes",
+                    format!(
+                        "`{shown}` is an alias, and no anchor above it is named `&{}`",
+                        &shown[1.min(shown.len())..]
+                    ),
+                    "if the text itself begins with `*`, put it in quotes; else write the value out",
                 ));
                 self.put(Node { at, kind: Kind::Refused });
             }
             Event::Scalar(text, style, anchor, tag) => {
                 let plain = style == ScalarStyle::Plain;
-                let kind = if self.properties(anchor, tag.is_some(), &at) {
-                    Kind::Scalar { text: text.into_owned(), plain }
-                } else {
-                    Kind::Refused
-                };
-                self.put(Node { at, kind });
+                let good = self.no_tag(tag.is_some(), &at);
+                let kind = if good { Kind::Scalar { text: text.into_owned(), plain } } else { Kind::Refused };
+                let node = Node { at, kind };
+                self.anchors.define(anchor, &node);
+                self.put(node);
             }
             Event::SequenceStart(_, anchor, tag) => {
-                self.properties(anchor, tag.is_some(), &at);
-                return self.open(at, false);
+                self.no_tag(tag.is_some(), &at);
+                return self.open(at, anchor, false);
             }
             Event::MappingStart(_, anchor, tag) => {
-                self.properties(anchor, tag.is_some(), &at);
-                return self.open(at, true);
+                self.no_tag(tag.is_some(), &at);
+                return self.open(at, anchor, true);
             }
             Event::SequenceEnd | Event::MappingEnd => {
                 if let Some(open) = self.stack.pop() {
@@ -334,7 +347,9 @@ impl Builder<'_> {
                     // A block ends where the next token begins: its last value is what one sees.
                     let end = if at.is_empty() { last.unwrap_or(at.end) } else { at.end };
                     let kind = map.map_or(Kind::Seq(seq), |(entries, _)| Kind::Map(entries));
-                    self.put(Node { at: open.start..end.max(open.start), kind });
+                    let node = Node { at: open.start..end.max(open.start), kind };
+                    self.anchors.define(open.anchor, &node);
+                    self.put(node);
                 }
             }
             _ => {}
@@ -342,16 +357,32 @@ impl Builder<'_> {
         true
     }
 
-    /// Refuses anchors and tags.
-    fn properties(&mut self, anchor: usize, tag: bool, at: &Range<usize>) -> bool {
-        if anchor != 0 {
-            self.fault(Fault::new(
-                FaultKind::Unsupported,
-                at.clone(),
-                "an anchor (`&name`) is not supported here",
-                "remove it, and write the value out wherever it is needed; `sets:` name lists that several rules use",
-            ));
+    /// What an alias stands for. `None` ends the reading: the file would grow too large or too deep.
+    fn alias(&mut self, anchor: usize, at: &Range<usize>) -> Option<Kind> {
+        let shown = cut(self.text.get(at.clone()).unwrap_or("*"));
+        match self.anchors.copy(anchor, MAX_DEPTH - self.stack.len()) {
+            Copied::Here(kind) => Some(kind),
+            Copied::WithinItself => {
+                let message = format!("the alias `{shown}` stands within what it names");
+                let help = "a value cannot hold itself; write it out";
+                self.fault(Fault::new(FaultKind::Unsupported, at.clone(), message, help));
+                Some(Kind::Refused)
+            }
+            Copied::TooLarge => {
+                let message = format!("up to `{shown}` aliases copy more than {} MiB", MAX_COPIED >> 20);
+                let help = "write values out, or name lists in `sets:`, which cost nothing to repeat";
+                self.faults.push(Fault::new(FaultKind::Unsupported, at.clone(), message, help));
+                None
+            }
+            Copied::TooDeep => {
+                self.faults.push(too_deep(at.start));
+                None
+            }
         }
+    }
+
+    /// Refuses a tag.
+    fn no_tag(&mut self, tag: bool, at: &Range<usize>) -> bool {
         if tag {
             self.fault(Fault::new(
                 FaultKind::Unsupported,
@@ -363,13 +394,13 @@ impl Builder<'_> {
         !tag
     }
 
-    fn open(&mut self, at: Range<usize>, map: bool) -> bool {
+    fn open(&mut self, at: Range<usize>, anchor: usize, map: bool) -> bool {
         if self.stack.len() >= MAX_DEPTH {
             self.faults.push(too_deep(at.start));
             return false;
         }
         let map = map.then(|| (Vec::new(), None));
-        self.stack.push(Open { start: at.start, map, seq: Vec::new(), keys: BTreeMap::new() });
+        self.stack.push(Open { start: at.start, anchor, map, seq: Vec::new(), keys: BTreeMap::new() });
         true
     }
 

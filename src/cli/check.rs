@@ -1,36 +1,33 @@
 //! `check`: every problem of rules, policies and configuration at once (DESIGN §8).
 
+mod report;
+
 use std::collections::BTreeMap;
-use std::io::{IsTerminal as _, Write as _};
 use std::path::{Component, Path, PathBuf};
 
 use crate::config::{self, Config};
+use crate::model::Time;
 use crate::rules::problem::{Level, Problem, code};
-use crate::rules::{Loaded, SourceFile, compile, is_policies};
+use crate::rules::{Loaded, SourceFile, compile, compile_at, is_policies};
+use crate::runtime::clock::{SystemClock, WallClock as _};
 use crate::source::kafka::Options;
 use crate::yaml;
 
+pub use report::{Format, explain, github, json};
+
 /// Checks directories of rules, single files and configurations, or without paths the ones that are where they usually
-/// are. Problems go to standard error, one line of summary to standard output. Returns the exit code.
+/// are. For a person problems go to standard error and one line of summary to standard output; for a program all goes to
+/// standard output. Returns the exit code.
 #[must_use]
-pub fn check(paths: &[PathBuf]) -> u8 {
-    let found = match usual(paths).and_then(|paths| judge(&paths)) {
+pub fn check(paths: &[PathBuf], format: Format) -> u8 {
+    let found = match usual(paths).and_then(|paths| judge(&paths, Some(Time(SystemClock.now_ms())))) {
         Ok(found) => found,
         Err(message) => {
             eprintln!("parcelwatch: {message}");
             return super::USAGE;
         }
     };
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let mut err = std::io::stderr().lock();
-    for problem in &found.problems {
-        // A pipe that was closed has heard enough.
-        if writeln!(err, "{}\n", problem.render(colour)).is_err() {
-            break;
-        }
-    }
-    drop(err);
-    let _ = writeln!(std::io::stdout(), "{}", found.summary());
+    report::write(&found, format);
     found.exit_code()
 }
 
@@ -113,11 +110,11 @@ fn usual(paths: &[PathBuf]) -> Result<Vec<PathBuf>, String> {
         .into())
 }
 
-/// Checks paths.
+/// Checks paths. `now` tells what has expired.
 ///
 /// # Errors
 /// A path does not exist, or a directory cannot be listed.
-pub fn judge(paths: &[PathBuf]) -> Result<Found, String> {
+pub fn judge(paths: &[PathBuf], now: Option<Time>) -> Result<Found, String> {
     let mut found = Found::default();
     let mut configurations: Vec<PathBuf> = Vec::new();
     let mut directories: Vec<PathBuf> = Vec::new();
@@ -166,10 +163,10 @@ pub fn judge(paths: &[PathBuf]) -> Result<Found, String> {
             p.help = Some("rules stand in files that end in .yaml".into());
             found.problems.push(p);
         }
-        found.take(compile(&read));
+        found.take(compile_at(&read, now));
     }
     for (folder, files) in files {
-        found.take(compile(&with_neighbours(&folder, files)));
+        found.take(compile_at(&with_neighbours(&folder, files), now));
     }
     found.problems.sort_by(|a, b| a.order().cmp(&b.order()));
     Ok(found)

@@ -53,6 +53,12 @@ enum Command {
     Check {
         /// Directories of rules, single files, configurations [default: config/parcelwatch.yaml, else rules]
         paths: Vec<PathBuf>,
+        /// For a person, a program, or the annotations of GitHub Actions
+        #[arg(long, value_enum, default_value_t = check::Format::Human)]
+        format: check::Format,
+        /// Say what a code means, with an example and the remedy, instead of checking: PW208
+        #[arg(long, value_name = "CODE", conflicts_with = "paths")]
+        explain: Option<String>,
     },
     /// Run the tests of rules (*_test.yaml): who is told what, when, of which events
     Test {
@@ -160,7 +166,8 @@ pub fn main() -> ExitCode {
             RulesCommand::Reload { daemon } => rules::reload(&daemon),
             RulesCommand::Accept { hash, daemon } => rules::accept(&daemon, &hash),
         },
-        Command::Check { paths } => Ok(check::check(&paths)),
+        Command::Check { explain: Some(code), .. } => Ok(check::explain(&code)),
+        Command::Check { paths, format, explain: None } => Ok(check::check(&paths, format)),
         Command::Test { paths, run, format, coverage, min, mutate, min_killed } => {
             Ok(test::test(&test::Options { paths, run, format, coverage, min, mutate, min_killed }))
         }

@@ -9,6 +9,7 @@ pub mod json;
 pub mod milestone;
 pub mod number;
 pub mod time;
+pub mod vocabulary;
 
 pub use event::{Event, FactValue, HoldField, Money, Position, Reject, RejectReason, ZoneProvenance};
 pub use exception::{Change, ChangeKind, ExceptionId, Resolution, Severity, exception_id};
@@ -16,3 +17,4 @@ pub use fact::{DerivedFact, DerivedTime, FactRef, KNOWN_FACTS, known_fact};
 pub use milestone::{Control, Evidence, Milestone, MilestoneSet};
 pub use number::Decimal;
 pub use time::{DAY, HOUR, MINUTE, SECOND, Time};
+pub use vocabulary::{FACT_WORDS, FactKind, FactWords, fact_words};

@@ -393,7 +393,12 @@ fn from(r: &mut Reader, node: &Node) -> Option<Milestone> {
         }
         return None;
     };
-    let name = r.text(node, "`from`")?;
+    milestone(r, node)
+}
+
+/// A milestone's name.
+pub(super) fn milestone(r: &mut Reader, node: &Node) -> Option<Milestone> {
+    let name = r.text(node, "a milestone")?;
     let found = Milestone::from_name(name);
     if found.is_none() {
         let message = format!("`{}` is no milestone", cut(name));

@@ -13,7 +13,8 @@ use super::problem::{Level, Place, Problem, Source, code};
 use super::reader::Reader;
 use super::rule::{RULE_KEYS, rule};
 use super::ruleset::{DeclaredFact, Rule, RuleSet};
-use crate::model::{DerivedFact, known_fact};
+use super::whole::{self, File};
+use crate::model::{DerivedFact, Time, known_fact};
 use crate::yaml::{self, Node, cut};
 
 /// A file as it was found.
@@ -57,7 +58,7 @@ impl Loaded {
     }
 }
 
-const TOP_KEYS: [&str; 3] = ["rules", "sets", "facts"];
+const TOP_KEYS: [&str; 4] = ["rules", "sets", "facts", "reported_within"];
 const KINDS: [&str; 9] = ["text", "number", "boolean", "bool", "list", "object", "money", "time", "date"];
 /// More declared facts are refused: each costs memory for each parcel.
 const MAX_FACTS: usize = 500;
@@ -73,8 +74,14 @@ pub fn is_policies(path: &std::path::Path) -> bool {
 /// Compiles the files of one rules directory. Pure: reading them is `config::read_rules`.
 #[must_use]
 pub fn compile(files: &[SourceFile]) -> Loaded {
+    compile_at(files, None)
+}
+
+/// Compiles them, and says what has expired by `now`.
+#[must_use]
+pub fn compile_at(files: &[SourceFile], now: Option<Time>) -> Loaded {
     let mut problems = Vec::new();
-    let mut names = Names::default();
+    let mut names = Names { now, ..Names::default() };
     let mut parsed = Vec::new();
     for file in files {
         names.has_policies |= is_policies(&file.path);
@@ -93,6 +100,7 @@ pub fn compile(files: &[SourceFile]) -> Loaded {
     definitions(&mut parsed, &mut names);
     let policies = read_policies(&mut parsed, &mut names);
     let rules = read_rules(&mut parsed, &names);
+    together(&mut parsed, &names, !problems.is_empty());
 
     let mut sources = Vec::new();
     for p in parsed {
@@ -184,6 +192,9 @@ fn definitions(parsed: &mut [Parsed], names: &mut Names) {
                 declared(r, item, p.context, &mut facts, names);
             }
         }
+        if let Some(map) = node.get("reported_within").filter(|n| !n.is_null()) {
+            reported(r, map, names);
+        }
         if let Some(map) = node.get("sets").filter(|n| !n.is_null()) {
             for (key, value) in r.map(map, "`sets`").unwrap_or_default() {
                 let Some(name) = r.name(key, "the set") else { continue };
@@ -208,6 +219,32 @@ fn definitions(parsed: &mut [Parsed], names: &mut Names) {
         }
     }
     names.declared.sort_by(|a, b| a.name.cmp(&b.name));
+}
+
+/// What only all files together show, once none of them has an error and none is missing.
+fn together(parsed: &mut [Parsed], names: &Names, broken: bool) {
+    let whole = |p: &Parsed| !p.context && p.faults.is_empty() && !p.reader.has_errors();
+    if broken || !parsed.iter().all(whole) {
+        return;
+    }
+    let files = parsed.iter_mut().filter_map(|p| {
+        Some(File { policies: is_policies(&p.path), reader: &mut p.reader, node: p.node.as_ref()? })
+    });
+    let mut files: Vec<File<'_>> = files.collect();
+    if files.iter().any(|f| !f.policies) {
+        whole::lint(&mut files, names.default_policy.as_deref());
+    }
+}
+
+/// `reported_within:` how late a milestone's reports may be.
+fn reported(r: &mut Reader, node: &Node, names: &mut Names) {
+    for (key, value) in r.map(node, "`reported_within`").unwrap_or_default() {
+        let Some(milestone) = super::body::milestone(r, key) else { continue };
+        if let Some(ms) = r.elapsed(value, &format!("`{}`", milestone.name())) {
+            let longest = names.reported.entry(milestone).or_default();
+            *longest = ms.max(*longest);
+        }
+    }
 }
 
 fn member(r: &mut Reader, node: &Node) -> Option<super::ruleset::Scalar> {

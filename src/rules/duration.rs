@@ -41,6 +41,12 @@ pub fn parse(text: &str) -> Result<Span, (String, &'static str)> {
             "h" => 2,
             "m" => 3,
             "s" => 4,
+            "" if is_clock(text) => {
+                return fail(
+                    format!("`{shown}` is a time of day, no duration"),
+                    "write hours and minutes with their units: 12h30m",
+                );
+            }
             "" if tail.starts_with('.') => {
                 return fail(format!("`{shown}` is no duration"), "write whole numbers: 90m instead of 1.5h");
             }
@@ -82,6 +88,12 @@ pub fn parse(text: &str) -> Result<Span, (String, &'static str)> {
         return fail(format!("`{shown}` is no duration"), FORM);
     };
     Ok(Span { business_days, days, ms })
+}
+
+/// `12:30`, which some readers of YAML take for a number.
+fn is_clock(text: &str) -> bool {
+    text.contains(':')
+        && text.split(':').all(|p| (1..=3).contains(&p.len()) && p.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// Reads a duration of the plain clock, in milliseconds: `d` is 24 h, `bd` is none.

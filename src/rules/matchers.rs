@@ -1,10 +1,10 @@
 //! Matchers: `scope`, `unless`, `while`, `match` (SEMANTICS 4).
 
 use super::names::Names;
-use super::problem::code;
+use super::problem::{code, near_miss};
 use super::reader::{Reader, kind};
 use super::ruleset::{Comparison, Matcher, Scalar, Test};
-use crate::model::{DerivedTime, Milestone};
+use crate::model::{DerivedTime, Milestone, fact_words};
 use crate::yaml::{Kind, Node, Value, cut};
 
 /// Operators of a mapping beside a fact.
@@ -97,7 +97,7 @@ fn test(r: &mut Reader, names: &Names, fact: &str, node: &Node) -> Option<Test> 
         Kind::Refused => None,
         Kind::Scalar { .. } => {
             let value = scalar(r, node)?;
-            lint_value(r, fact, node, &value);
+            lint_value(r, names, fact, node, &value);
             Some(Test::Equals(value))
         }
         Kind::Seq(items) => {
@@ -228,7 +228,7 @@ pub fn scalar(r: &mut Reader, node: &Node) -> Option<Scalar> {
 }
 
 /// Values that certain facts never have.
-fn lint_value(r: &mut Reader, fact: &str, node: &Node, value: &Scalar) {
+fn lint_value(r: &mut Reader, names: &Names, fact: &str, node: &Node, value: &Scalar) {
     let Scalar::Text(text) = value else { return };
     let shown = cut(text);
     if text.contains(['*', '?']) {
@@ -240,7 +240,8 @@ fn lint_value(r: &mut Reader, fact: &str, node: &Node, value: &Scalar) {
             format!("for a pattern write {{glob: \"{shown}\"}}"),
         );
     }
-    if matches!(fact, "category_forced_labour" | "weak_description") {
+    let boolean = |d: &super::ruleset::DeclaredFact| d.name == fact && matches!(&*d.kind, "boolean" | "bool");
+    if matches!(fact, "category_forced_labour" | "weak_description") || names.declared.iter().any(boolean) {
         let help = match text.to_lowercase().as_str() {
             "yes" | "on" | "y" | "true" => "write true, without quotes",
             _ => "write true or false, without quotes",
@@ -252,6 +253,9 @@ fn lint_value(r: &mut Reader, fact: &str, node: &Node, value: &Scalar) {
             help,
         );
     }
+    if matches!(fact, "origin" | "destination" | "location.country") {
+        return lint_country(r, fact, node, text);
+    }
     let words: Vec<&str> = match fact {
         "seen" | "last_milestone" | "next_expected_milestone" => {
             Milestone::ALL.iter().map(|m| m.name()).collect()
@@ -259,10 +263,40 @@ fn lint_value(r: &mut Reader, fact: &str, node: &Node, value: &Scalar) {
         "terminal" => Milestone::ALL.iter().filter(|m| m.is_terminal()).map(|m| m.name()).collect(),
         "feed_status" => vec!["success", "failing", "stopped"],
         "missing_documents" => vec!["certificate_of_origin", "supplier_declaration"],
-        _ => return,
+        _ => return lint_usual(r, fact, node, text),
     };
     if !words.contains(&text.as_str()) {
         let help = super::problem::suggest(text, words.iter().copied()).unwrap_or_default();
         r.lint(code::NEVER_EQUAL, &node.at, format!("`{fact}` is never `{shown}`"), help);
+    }
+}
+
+/// Countries are the two capitals of ISO 3166.
+fn lint_country(r: &mut Reader, fact: &str, node: &Node, text: &str) {
+    if text.len() == 2 && text.bytes().all(|b| b.is_ascii_uppercase()) {
+        return;
+    }
+    let help = match text {
+        t if t.len() == 2 && t.is_ascii() => format!("in capitals, as parcels name it: {}", t.to_uppercase()),
+        _ => "write the two capitals of ISO 3166, as in ES".to_owned(),
+    };
+    r.lint(
+        code::NEVER_EQUAL,
+        &node.at,
+        format!("`{fact}` is a country's two capitals, never `{}`", cut(text)),
+        help,
+    );
+}
+
+/// A value that is nearly one of those that are usual. Others are possible: sources have words of their own.
+fn lint_usual(r: &mut Reader, fact: &str, node: &Node, text: &str) {
+    let usual = fact_words(fact).map_or(&[][..], |words| words.usual);
+    if usual.contains(&text) {
+        return;
+    }
+    let near = usual.iter().copied().filter(|u| near_miss(text, u));
+    if let Some(help) = super::problem::did_you_mean(text, near) {
+        let message = format!("`{fact}` is usually not `{}`", cut(text));
+        r.lint(code::NEAR_MISS, &node.at, message, help);
     }
 }

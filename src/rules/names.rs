@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::calendar::Calendar;
 use super::ruleset::{DeclaredFact, Scalar};
-use crate::model::{DerivedFact, DerivedTime, FactRef, KNOWN_FACTS, Milestone, known_fact};
+use crate::model::{DerivedFact, DerivedTime, FactRef, KNOWN_FACTS, Milestone, Severity, Time, known_fact};
 
 /// Names and what they stand for.
 #[derive(Default)]
@@ -19,6 +19,12 @@ pub struct Names {
     pub has_policies: bool,
     /// Policies, and whether they notify `owner`.
     pub policies: BTreeMap<String, bool>,
+    /// The least severity that a step of a policy listens to.
+    pub listens: BTreeMap<String, Severity>,
+    /// `reported_within:`: how late a milestone's reports may be, in milliseconds.
+    pub reported: BTreeMap<Milestone, i64>,
+    /// The time of the reading, where it is known: the core has no clock.
+    pub now: Option<Time>,
     /// The policy of rules that name none.
     pub default_policy: Option<String>,
     /// Owners that have a route.

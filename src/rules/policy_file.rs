@@ -11,7 +11,7 @@ use super::problem::{Place, code};
 use super::reader::{Fields, Reader};
 use super::receiver::receiver;
 use super::rule::optional;
-use crate::model::{MINUTE, SECOND};
+use crate::model::{MINUTE, SECOND, Severity};
 use crate::yaml::{Kind, Node, cut};
 
 /// Every key of the file.
@@ -52,6 +52,10 @@ pub fn policy_file(r: &mut Reader, names: &mut Names, node: &Node) -> Option<Pol
         let to_owner =
             policy.as_ref().is_some_and(|p| p.steps.iter().any(|s| s.notify.iter().any(|n| n == "owner")));
         names.policies.insert(id.to_owned(), to_owner);
+        if let Some(p) = &policy {
+            let least = p.steps.iter().map(|s| s.min_severity.unwrap_or(Severity::Info)).min();
+            names.listens.extend(least.map(|least| (id.to_owned(), least)));
+        }
         file.policies.extend(policy);
     }
     if let Some(node) = fields.get("owners") {

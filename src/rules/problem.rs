@@ -17,6 +17,8 @@ pub mod code {
     macro_rules! codes {
         ($($(#[$doc:meta])* $name:ident $text:literal)*) => {
             $($(#[$doc])* pub const $name: &str = $text;)*
+            /// All of them, in their order.
+            pub const ALL: &[&str] = &[$($name),*];
         };
     }
     codes! {
@@ -28,7 +30,7 @@ pub mod code {
         SYNTAX "PW103"
         /// Nested too deep.
         TOO_DEEP "PW104"
-        /// Aliases, anchors, tags.
+        /// Tags; aliases that lead nowhere or copy too much.
         UNSUPPORTED "PW105"
         /// A key twice in a mapping.
         DUPLICATE_KEY "PW106"
@@ -94,6 +96,26 @@ pub mod code {
         WITHOUT_EFFECT "PW307"
         /// Nobody would be told.
         NOBODY_TOLD "PW308"
+        /// `before` a time that nobody knows until it has come.
+        NOT_AHEAD "PW309"
+        /// An expected milestone that lies before the anchor on a parcel's way.
+        NEVER_FOLLOWS "PW310"
+        /// A matcher that holds for no parcel, or an `unless` that holds for all.
+        NEVER_HOLDS "PW311"
+        /// An override that no parcel reaches.
+        OVERRIDE_UNREACHED "PW312"
+        /// `effective` lies in the past.
+        EXPIRED "PW313"
+        /// A policy nobody uses, a receiver nobody reaches.
+        UNUSED "PW314"
+        /// A rule without owner or runbook.
+        UNATTENDED "PW315"
+        /// A window that ends before a report can arrive.
+        SHORT_WINDOW "PW316"
+        /// A severity that no step of the policy listens to.
+        UNHEARD "PW317"
+        /// A value that is nearly one used elsewhere.
+        NEAR_MISS "PW318"
     }
 }
 
@@ -238,6 +260,21 @@ impl Problem {
         }
     }
 
+    /// The line it is in, secrets hidden; `None` where it is in none, or in one that no person wrote.
+    #[must_use]
+    pub fn line_text(&self) -> Option<String> {
+        let place = self.place.as_ref()?;
+        let line = place.source.line(place.line);
+        (line.len() <= LONG).then(|| mask(&place.source.text[line]))
+    }
+
+    /// Where it ends: line and column, both from 1, the column behind its last character.
+    #[must_use]
+    pub fn end(&self) -> Option<(usize, usize)> {
+        let place = self.place.as_ref()?;
+        Some(place.source.line_column(place.at.end.max(place.at.start)))
+    }
+
     /// The problem with its line, the place marked and the remedy below.
     #[must_use]
     pub fn render(&self, colour: bool) -> String {
@@ -370,6 +407,23 @@ pub fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<
         }
     }
     near
+}
+
+/// Whether one word was probably meant to be the other: a letter or two of many.
+#[must_use]
+pub fn near_miss(word: &str, other: &str) -> bool {
+    let longest = word.chars().count().max(other.chars().count());
+    let allowed = match longest {
+        0..=3 => 0,
+        4..=7 => 1,
+        8..=80 => 2,
+        _ => 0,
+    };
+    let digits = |t: &str| t.chars().filter(char::is_ascii_digit).collect::<String>();
+    word != other
+        && allowed > 0
+        && digits(word) == digits(other)
+        && strsim::damerau_levenshtein(&word.to_lowercase(), &other.to_lowercase()) <= allowed
 }
 
 /// "did you mean `x`?"

@@ -12,11 +12,16 @@ use crate::yaml::{Kind, Node, Value, cut};
 /// Problems of one file beyond this number are not told: they come of one mistake.
 const MAX_PROBLEMS: usize = 200;
 
+/// Steps that questions of logic may take in one file: some 20 ms.
+const EFFORT: u32 = 200_000;
+
 /// Reads one file and collects its problems.
 pub struct Reader {
     source: Arc<Source>,
     /// The rule being read: problems name it.
     pub rule: Option<String>,
+    /// Steps that questions of logic may still take in this file.
+    pub effort: u32,
     problems: Vec<Problem>,
     /// Takes what is beyond [`MAX_PROBLEMS`].
     spill: Option<Problem>,
@@ -51,7 +56,14 @@ impl<'n> Fields<'n> {
 impl Reader {
     /// A reader of this file.
     pub fn new(source: Arc<Source>) -> Reader {
-        Reader { source, rule: None, problems: Vec::new(), spill: None, refused: BTreeSet::new() }
+        Reader {
+            source,
+            rule: None,
+            effort: EFFORT,
+            problems: Vec::new(),
+            spill: None,
+            refused: BTreeSet::new(),
+        }
     }
 
     /// What was wrong.
@@ -101,6 +113,11 @@ impl Reader {
         self.spill.is_some()
     }
 
+    /// Whether any problem is an error.
+    pub fn has_errors(&self) -> bool {
+        self.spill.is_some() || self.problems.iter().any(|p| p.level == Level::Error)
+    }
+
     /// Leaves an error.
     pub fn error(
         &mut self,
@@ -135,6 +152,20 @@ impl Reader {
         help: impl Into<String>,
     ) {
         self.push(Level::Lint, code, at, message.into()).help = Some(help.into()).filter(|h| !h.is_empty());
+    }
+
+    /// Leaves a lint with a second place.
+    pub fn lint_also(
+        &mut self,
+        code: &'static str,
+        at: &Range<usize>,
+        message: impl Into<String>,
+        help: &str,
+        also: (Place, &str),
+    ) {
+        let p = self.push(Level::Lint, code, at, message.into());
+        p.help = Some(help.to_owned());
+        p.also = vec![(also.0, also.1.to_owned())];
     }
 
     /// An error about a name that is not in a list of names.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::body::{Draft, OVERRIDE_KEYS};
+use super::lints;
 use super::matchers::matcher;
 use super::names::{Names, anchors};
 use super::problem::code;
@@ -65,7 +66,7 @@ pub fn rule(
     let restart = flag(r, &fields, "restart");
     let until = optional(&fields, "until", |n| r.elapsed(n, "`until`"));
     let after_terminal = flag(r, &fields, "after_terminal");
-    let effective = optional(&fields, "effective", |n| effective(r, n));
+    let effective = optional(&fields, "effective", |n| effective(r, names, n));
     let zone_slack = optional(&fields, "zone_slack", |n| r.elapsed(n, "`zone_slack`"));
     let enabled = fields.get("enabled").map(|n| r.flag(n, "`enabled`"));
     let mode = fields.get("mode").map(|n| r.word(n, "mode", &["live", "shadow"]));
@@ -109,7 +110,10 @@ pub fn rule(
         overrides,
     };
     match enabled {
-        None | Some(Some(true)) => Some(rule),
+        None | Some(Some(true)) => {
+            lints::rule(r, names, &fields, &rule);
+            Some(rule)
+        }
         Some(Some(false) | None) => None,
     }
 }
@@ -240,7 +244,7 @@ fn holds_filter(r: &mut Reader, node: &Node) -> Option<HoldsFilter> {
     Some(HoldsFilter { reason, authority })
 }
 
-fn effective(r: &mut Reader, node: &Node) -> Option<(Option<Time>, Option<Time>)> {
+fn effective(r: &mut Reader, names: &Names, node: &Node) -> Option<(Option<Time>, Option<Time>)> {
     let fields = r.fields(node, "`effective`", &["from", "to"])?;
     let from = optional(&fields, "from", |n| instant(r, n, "`from`"))?;
     let to = optional(&fields, "to", |n| instant(r, n, "`to`"))?;
@@ -252,6 +256,18 @@ fn effective(r: &mut Reader, node: &Node) -> Option<(Option<Time>, Option<Time>)
             "the rule would know no anchor at all: `to` is the first moment at which it no longer counts";
         r.error(code::CONTRADICTION, &at, "`to` is not after `from`", help);
         return None;
+    }
+    if let (Some(to), Some(now)) = (to, names.now)
+        && to <= now
+    {
+        let at = fields.get("to").map_or(node.at.clone(), |n| n.at.clone());
+        let message = format!("the rule knows no anchor from {to} on, and that is past");
+        r.lint(
+            code::EXPIRED,
+            &at,
+            message,
+            "move `to`, or remove the rule once nothing of it stands any more",
+        );
     }
     Some((from, to))
 }

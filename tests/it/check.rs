@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use parcelwatch::cli::check::{Found, judge};
+use parcelwatch::cli::check::{Found, github, json, judge};
 use parcelwatch::config::{Config, Environment, Start, read_secret};
 use parcelwatch::rules::policies::SecretText;
 
@@ -140,11 +140,11 @@ impl Place {
 
     fn judge(&self, names: &[&str]) -> Found {
         let paths: Vec<PathBuf> = names.iter().map(|n| self.0.path().join(n)).collect();
-        judge(&paths).unwrap()
+        judge(&paths, None).unwrap()
     }
 }
 
-const RULE: &str = "rules: [{id: a, after: delivered, within: 1d, severity: info}]\n";
+const RULE: &str = "rules: [{id: a, after: departed_customs, within: 1d, severity: info, owner: ops, runbook: Call them.}]\n";
 const POLICIES: &str =
     "receivers: [{id: ops, email: {to: [ops@example.org]}}]\npolicies: [{id: p, steps: [{notify: ops}]}]\n";
 
@@ -159,7 +159,7 @@ fn check_says_what_there_is_and_exits_accordingly() {
 
     place.write(
         "rules/b.yaml",
-        "rules: [{id: b, policy: p, after: delivered, within: 1d, severity: info, scope: {lane: CN-*}}]\n",
+        "rules: [{id: b, policy: p, after: departed_customs, within: 1d, severity: info, owner: ops, runbook: x, scope: {lane: CN-*}}]\n",
     );
     let found = place.judge(&["rules"]);
     assert_eq!((found.summary().as_str(), found.exit_code()), ("2 rules, 1 policy, 1 receiver: 1 lint", 3));
@@ -169,7 +169,7 @@ fn check_says_what_there_is_and_exits_accordingly() {
     assert_eq!((found.problems.len(), found.exit_code()), (1, 3));
     let found = place.judge(&["rules"]);
     assert_eq!((found.summary().as_str(), found.exit_code()), ("2 errors, 1 lint", 1));
-    assert!(judge(&[place.0.path().join("nowhere")]).is_err());
+    assert!(judge(&[place.0.path().join("nowhere")], None).is_err());
 }
 
 #[test]
@@ -187,5 +187,65 @@ fn check_follows_a_configuration_to_its_rules() {
     place.write("other.yaml", &format!("{KAFKA}rules: rules\n"));
     assert_eq!(place.judge(&["other.yaml"]).summary(), "1 rule, 1 configuration: ok");
     place.write("config/parcelwatch.yaml", &format!("{KAFKA}rules: gone\n"));
-    assert!(judge(&[place.0.path().join("config")]).is_err());
+    assert!(judge(&[place.0.path().join("config")], None).is_err());
+}
+
+/// A file with a problem of each level, judged.
+fn two_problems(place: &Place) -> Found {
+    place.write(
+        "rules/a.yaml",
+        "rules:\n  - {id: a, scope: {lane: CN-*}, after: deliverd, within: 1d, severity: info}\n  - {id: b, after: delivered, within: 100%, severity: info}\n",
+    );
+    place.judge(&["rules"])
+}
+
+#[test]
+fn json_tells_a_program_what_a_person_is_told() {
+    let place = Place::new();
+    let found = two_problems(&place);
+    let document = json(&found);
+    let problems = document["problems"].as_array().unwrap();
+    assert_eq!(
+        (document["errors"].as_u64(), document["lints"].as_u64(), problems.len()),
+        (Some(2), Some(1), 3)
+    );
+    assert_eq!(document["summary"], "2 errors, 1 lint");
+    let lint = &problems[0];
+    assert_eq!(
+        (&lint["code"], &lint["level"], &lint["rule"]),
+        (&"PW302".into(), &"lint".into(), &"a".into())
+    );
+    let milestone = &problems[1];
+    let file = place.0.path().join("rules/a.yaml");
+    assert_eq!(milestone["file"], file.to_str().unwrap());
+    let numbers = ["line", "column", "end_line", "end_column"].map(|k| milestone[k].as_u64().unwrap());
+    assert_eq!(numbers, [2, 41, 2, 49]);
+    assert_eq!(milestone["help"], "did you mean `delivered`?");
+    assert_eq!(milestone["page"], "rules/PROBLEMS.md#pw206");
+    assert!(milestone["source"].as_str().unwrap().starts_with("  - {id: a, scope"));
+    // What is in no line has none; a secret in a line is not shown.
+    let gone =
+        place.judge(&["empty"].map(|n| place.write(&format!("{n}/x"), "").parent().map(|_| n).unwrap()));
+    let document = json(&gone);
+    assert!(document["problems"][0]["line"].is_null(), "{document}");
+    place.write("secret/policies.yaml", "receivers: [{id: a, webhook: {secret: hunter2}}]\n");
+    let said = json(&place.judge(&["secret"])).to_string();
+    assert!(said.contains("PW216") && !said.contains("hunter2"), "{said}");
+}
+
+#[test]
+fn github_gets_a_command_for_each_problem() {
+    let place = Place::new();
+    let said = github(&two_problems(&place));
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 3, "{said}");
+    let file = place.0.path().join("rules/a.yaml");
+    let wanted = format!(
+        "::error file={},line=2,endLine=2,col=41,endColumn=49,title=PW206 in rule a::`deliverd` is no milestone and no derived \
+         time%0Adid you mean `delivered`?%0Arules/PROBLEMS.md#pw206",
+        file.display()
+    );
+    assert_eq!(lines[1], wanted);
+    assert!(lines[0].starts_with("::warning file=") && lines[0].contains("title=PW302 in rule a::"));
+    assert!(lines[2].contains("`100%25`"), "{}", lines[2]);
 }

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use parcelwatch::config::{self, Config, Environment};
-use parcelwatch::rules::problem::Problem;
-use parcelwatch::rules::{Loaded, SourceFile, compile};
+use parcelwatch::model::Time;
+use parcelwatch::rules::problem::{Problem, code};
+use parcelwatch::rules::{Loaded, SourceFile, compile, compile_at, problems_page};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -63,6 +64,14 @@ fn policies_and_calendars_compile() {
 }
 
 #[test]
+fn an_alias_is_what_its_anchor_names() {
+    let rules = good(&[file("good/anchors.yaml", "anchors.yaml")]).rules.unwrap();
+    assert_eq!(rules.rules[0].scope, rules.rules[1].scope);
+    assert_eq!(rules.rules[0].bodies[0].stages, rules.rules[1].bodies[0].stages);
+    assert_eq!(rules.rules[0].bodies[0].stages.len(), 2);
+}
+
+#[test]
 fn shipped_rules_compile() {
     let dir = root().join("rules");
     let loaded = good(&config::read_rules(&dir).unwrap());
@@ -110,9 +119,13 @@ fn problems_of(path: &Path, name: &str) -> Vec<Problem> {
         return compile(&[file(&one, "policies.yaml")]).problems;
     }
     if name.starts_with("with_policies_") {
-        return compile(&[file(&one, name), file("good/policies.yaml", "policies.yaml")]).problems;
+        // Its own policies stand beside it, or are the good ones.
+        let own = format!("bad/{}", name.replace(".yaml", ".policies"));
+        let there = root().join("tests/data/rules").join(&own).exists();
+        let policies = if there { own.as_str() } else { "good/policies.yaml" };
+        return compile(&[file(&one, name), file(policies, "policies.yaml")]).problems;
     }
-    compile(&[file(&one, name)]).problems
+    compile_at(&[file(&one, name)], Time::parse("2026-10-01T00:00:00Z")).problems
 }
 
 fn bytes(name: &str, bytes: impl Into<Vec<u8>>) -> SourceFile {
@@ -260,7 +273,7 @@ fn a_calendar_is_part_of_the_rules_that_use_it() {
 
 #[test]
 fn what_keys_mean() {
-    use parcelwatch::model::{DAY, HOUR, Milestone, Time};
+    use parcelwatch::model::{DAY, HOUR, Milestone};
     use parcelwatch::rules::ruleset::{AnchorSource, CalendarRef, Matcher, Test, Tolerance};
     let rules = good(&[file("good/design.yaml", "design.yaml")]).rules.unwrap();
     let (_, all) = rules.rule("everything").unwrap();
@@ -353,5 +366,55 @@ fn damaged_files_never_panic() {
             let loaded = compile(&[bytes(name, damaged)]);
             let _ = render(&loaded.problems);
         }
+    }
+}
+
+/// Files of a section of the page, by the words behind each fence: a name, and how it is written.
+fn fences(section: &str) -> Vec<(String, Vec<u8>)> {
+    let mut files = Vec::new();
+    for block in section.split("\n```yaml ").skip(1) {
+        let (head, rest) = block.split_once('\n').unwrap();
+        let text = rest.split("```").next().unwrap();
+        let mut words = head.split_whitespace();
+        let name = words.next().unwrap().to_owned();
+        let mut bytes = text.as_bytes().to_vec();
+        for how in words {
+            if how == "latin-1" {
+                bytes = text.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect();
+            } else {
+                let times: usize = how.strip_prefix("last-line-x").unwrap().parse().unwrap();
+                let last = text.trim_end().rsplit('\n').next().unwrap();
+                bytes.extend(format!("{last}\n").repeat(times - 1).into_bytes());
+            }
+        }
+        files.push((name, bytes));
+    }
+    files
+}
+
+/// The page explains every code, and each example gets the code it explains.
+#[test]
+fn every_code_has_its_section_and_each_example_its_code() {
+    let codes: Vec<&str> = problems_page().map(|(code, _)| code).collect();
+    assert_eq!(codes, code::ALL, "left are the page's sections, right the program's codes");
+    let now = Time::parse("2026-10-01T00:00:00Z");
+    for (code, section) in problems_page() {
+        assert!(section.lines().nth(1).unwrap().starts_with("**"), "{code} has no title");
+        assert!(section.contains("\nRemedy: "), "{code} has no remedy");
+        let problems = match fences(section).as_slice() {
+            [] if code == code::UNREADABLE => {
+                compile(&[config::read_file("gone.yaml".into(), false)]).problems
+            }
+            [] => panic!("{code} has no example"),
+            [(name, bytes)] if name == "parcelwatch.yaml" => {
+                Config::read(Path::new(name), bytes, &Environment::new()).unwrap_err()
+            }
+            files => {
+                let files: Vec<SourceFile> = files.iter().map(|(n, b)| bytes(n, b.clone())).collect();
+                compile_at(&files, now).problems
+            }
+        };
+        let got: Vec<&str> = problems.iter().map(|p| p.code).collect();
+        assert!(got.contains(&code), "the example of {code} gets {got:?}:\n{}", render(&problems));
     }
 }
