@@ -10,9 +10,8 @@ pub mod test;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 
 use crate::config;
 use crate::model::Time;
@@ -87,20 +86,17 @@ enum Command {
     #[command(subcommand)]
     Rules(RulesCommand),
     /// Replay recorded events against rules: what would have been told, and when
-    Backtest {
-        /// A directory of rules, or one file
-        #[arg(long)]
-        rules: PathBuf,
-        /// Files of events: NDJSON, .gz, .zst, or - for standard input
-        #[arg(long, num_args = 1.., required = true)]
-        events: Vec<PathBuf>,
-        /// The clock ends just past this time (RFC 3339); later records are not read
-        #[arg(long, value_parser = time)]
-        until: Option<Time>,
-        /// What to write to standard output
-        #[arg(long, value_enum, default_value_t = Format::Jsonl)]
-        format: Format,
-    },
+    ///
+    /// Every event from the first one on is folded, so that what is known at --from is right; what is reported are the changes
+    /// with `at` from --from up to, not including, --to. The clock ends just past --until, else at --to, else just past the
+    /// last record.
+    ///
+    /// --format jsonl writes one change a line, sorted by at, parcel_id, rule and change. With --against it writes one line for each
+    /// exception that the two rule sets treat differently, in the order they ended: `difference` is `only` (opens in one
+    /// alone: `set` is `rules` or `against`), else the first that applies of `time` (opens at another time), `severity` (other
+    /// stages or severities) and `end` (ends otherwise), with `set` `both`; `rules` and `against` hold the changes of either,
+    /// or null. Exceptions of one rule, parcel and episode are the same where both stand at one time.
+    Backtest(backtest::Options),
 }
 
 #[derive(Subcommand)]
@@ -134,13 +130,6 @@ enum RulesCommand {
     },
 }
 
-/// How `backtest` writes.
-#[derive(Clone, Copy, ValueEnum)]
-enum Format {
-    /// One change a line
-    Jsonl,
-}
-
 fn time(text: &str) -> Result<Time, String> {
     Time::parse(text).ok_or_else(|| "not an RFC 3339 time with a zone, like 2026-10-14T07:10:00Z".to_owned())
 }
@@ -171,9 +160,7 @@ pub fn main() -> ExitCode {
         Command::Test { paths, run, format, coverage, min, mutate, min_killed } => {
             Ok(test::test(&test::Options { paths, run, format, coverage, min, mutate, min_killed }))
         }
-        Command::Backtest { rules, events, until, format: Format::Jsonl } => {
-            run_backtest(&rules, &events, until)
-        }
+        Command::Backtest(options) => backtest::run(&options),
     };
     match done {
         Ok(code) => ExitCode::from(code),
@@ -182,12 +169,6 @@ pub fn main() -> ExitCode {
             ExitCode::from(USAGE)
         }
     }
-}
-
-fn run_backtest(rules: &std::path::Path, events: &[PathBuf], until: Option<Time>) -> anyhow::Result<u8> {
-    let Some(rules) = load_rules(rules)? else { return Ok(USAGE) };
-    backtest::run(&Arc::new(rules), events, until)?;
-    Ok(FINE)
 }
 
 /// The rules of a directory; problems go to standard error, and `None` where one of them is an error.

@@ -106,7 +106,7 @@ fn push(batch: &mut Batch, line: &mut i64, bytes: &[u8]) {
     *line += 1;
 }
 
-fn decompressed(raw: Box<dyn Read + Send>) -> io::Result<Box<dyn BufRead + Send>> {
+pub(super) fn decompressed(raw: Box<dyn Read + Send>) -> io::Result<Box<dyn BufRead + Send>> {
     const CHUNK: usize = 256 << 10;
     let mut raw = raw;
     let mut head = Vec::with_capacity(4);

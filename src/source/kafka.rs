@@ -12,6 +12,7 @@
 
 pub mod config;
 mod context;
+pub mod dump;
 mod part;
 pub mod poll;
 pub mod probe;

@@ -5,12 +5,14 @@
 //!
 //! - [`kafka`]: the consumer, its certificates and everything that can go wrong with a log (DESIGN §4).
 //! - [`kafka_mock`]: a broker inside the process, for `demo`.
-//! - [`files`]: NDJSON, gzip, zstd, standard input.
+//! - [`files`]: NDJSON, gzip, zstd, standard input; [`blocks`] and [`ordered`]: many of them, in the order of append time.
 
+pub mod blocks;
 pub mod decode;
 pub mod files;
 pub mod kafka;
 pub mod kafka_mock;
+pub mod ordered;
 
 use std::ops::Range;
 

@@ -71,7 +71,7 @@ const OWNERS: [(&str, &[&str]); 42] = [
     ("url", &["notify", "snapshots", "rules", "config"]),
     ("getrandom", &["cases", "notify", "runtime", "snapshots", "cli/demo"]),
     ("axum", &["http"]),
-    ("maud", &["http", "notify"]),
+    ("maud", &["http", "notify", "cli/backtest"]),
     ("sqlx", &["cases"]),
     ("object_store", &["snapshots"]),
     ("zstd", &["snapshots", "source"]),

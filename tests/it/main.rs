@@ -2,6 +2,7 @@
 
 #![recursion_limit = "256"]
 
+mod backtest;
 mod cargo2000;
 mod cases;
 mod check;

@@ -87,6 +87,21 @@ impl Options {
         Ok(config)
     }
 
+    /// For who reads a topic once and leaves no trace: partitions are assigned, so that no group is joined.
+    pub(super) fn dump(&self) -> Result<ClientConfig, ConfigError> {
+        let mut config = self.base()?;
+        config
+            .set("group.id", "parcelwatch-reads-only")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "error")
+            .set("enable.partition.eof", "true");
+        for key in ["group.instance.id", "group.protocol"] {
+            config.remove(key);
+        }
+        Ok(config)
+    }
+
     fn base(&self) -> Result<ClientConfig, ConfigError> {
         if let Some((key, why)) = OWNED.iter().find(|(key, _)| self.properties.contains_key(*key)) {
             return Err(ConfigError::Owned { key: (*key).to_owned(), why: (*why).to_owned() });
