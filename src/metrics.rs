@@ -36,8 +36,21 @@ pub const CLOCK_VIOLATIONS: [&str; 2] = ["backwards", "ahead"];
 /// Kinds of `gaps_total`.
 pub const GAP_KINDS: [&str; 4] = ["retention", "truncation", "topic_recreated", "no_snapshot"];
 /// Why a notification was decided against: `notifications_suppressed_total`.
-pub const SUPPRESSIONS: [&str; 8] =
-    ["backlog", "acknowledged", "duplicate", "inhibited", "muted", "silenced", "min_severity", "dry_run"];
+pub const SUPPRESSIONS: [&str; 13] = [
+    "acknowledged",
+    "duplicate",
+    "grouped",
+    "inhibited",
+    "min_severity",
+    "muted",
+    "no_policy",
+    "no_receiver",
+    "nothing_new",
+    "rate_limited",
+    "receiver_disabled",
+    "resolved_before_send",
+    "silenced",
+];
 
 const LATENESS: [f64; 15] =
     [0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 6.0, 10.0, 15.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 86400.0];

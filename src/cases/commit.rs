@@ -8,6 +8,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteConnection;
 
+use super::causes;
 use super::fold::{self, Effect, Told};
 use super::row::{self, COLUMNS, OVERWRITE, WIDTH};
 use super::store::{lock, next_number};
@@ -83,6 +84,9 @@ impl Cases {
         let (new, draft) =
             self.write(&mut tx, batch, &entries, recorded).await.map_err(|e| self.failed(e))?;
         self.end(tx).await?;
+        if !draft.unsent.is_empty() {
+            self.suppress(&[(Why::ResolvedBeforeFlush, draft.unsent.len() as u64)].into());
+        }
         self.count(draft.moves);
         if !draft.changes.is_empty() {
             self.changed().notify_one();
@@ -104,6 +108,8 @@ impl Cases {
             new = decide(tx, batch, entries, &mut draft).await?;
             insert_changes(tx, batch, entries, &draft.changes).await?;
             upsert(tx, &draft, batch.now_ms).await?;
+            let changed: Vec<i64> = draft.changes.iter().map(|(_, _, exception, _)| *exception).collect();
+            causes::wake_explained(tx, &changed, batch.now_ms).await?;
             insert_groups(tx, draft.groups.values()).await?;
             insert_unheard(tx, &draft.unsent, batch.now_ms).await?;
         }

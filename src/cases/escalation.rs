@@ -6,11 +6,12 @@ use serde_json::{Map, Value};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Row as _};
 
+use super::causes::Causes;
 use super::outbox;
 use super::row::{self, COLUMNS, list_sql};
 use super::store::{Tx, lock};
 use super::{Cases, CasesError, OutboxRow, operate};
-use crate::escalation::{Case, Counts, Evidence, Flushed, Group, Member, NEVER, State, Told, Unsent};
+use crate::escalation::{Case, Counts, Evidence, Flushed, Group, Member, NEVER, State, Told, Unsent, Why};
 
 /// Rows of a statement.
 const CHUNK: usize = 250;
@@ -20,6 +21,8 @@ pub struct Escalation {
     cases: Cases,
     tx: Tx,
     filled: bool,
+    pub(super) causes: Causes,
+    unsent: BTreeMap<Why, u64>,
 }
 
 impl Cases {
@@ -28,7 +31,13 @@ impl Cases {
     /// # Errors
     /// Every [`CasesError`].
     pub async fn escalation(&self) -> Result<Escalation, CasesError> {
-        Ok(Escalation { cases: self.clone(), tx: self.begin().await?, filled: false })
+        Ok(Escalation {
+            cases: self.clone(),
+            tx: self.begin().await?,
+            filled: false,
+            causes: Causes::new(),
+            unsent: BTreeMap::new(),
+        })
     }
 
     /// The partitions that ever committed.
@@ -398,7 +407,8 @@ impl Escalation {
         let ladder = &case.ladder;
         sqlx::query(
             "UPDATE exceptions SET state = $2, ack_ms = $3, ack_by = $4, ack_comment = $5, ladder_ms = $6, ladder_round = $7, step = $8, \
-             told_seq = $9, told = $10, told_ms = $11, reminders = $12, waiting = $13, next_ms = $14 WHERE exception = $1",
+             told_seq = $9, told = $10, told_ms = $11, reminders = $12, waiting = $13, next_ms = $14, held = $15, held_by = $16, held_seq = $17 \
+             WHERE exception = $1",
         )
         .bind(case.number)
         .bind(case.state.name())
@@ -414,6 +424,9 @@ impl Escalation {
         .bind(i64::from(ladder.reminders))
         .bind(i64::from(ladder.waiting))
         .bind(ladder.next_ms)
+        .bind(ladder.held.map_or("", |h| h.why.name()))
+        .bind(ladder.held.map_or(0, |h| h.by))
+        .bind(ladder.held.map_or(0, |h| h.seq))
         .execute(&mut *self.tx)
         .await?;
         Ok(())
@@ -431,6 +444,9 @@ impl Escalation {
     }
 
     async fn write_unsent(&mut self, unsent: &[Unsent]) -> sqlx::Result<()> {
+        for u in unsent {
+            *self.unsent.entry(u.why).or_insert(0) += 1;
+        }
         for chunk in unsent.chunks(CHUNK) {
             let sql = row::values_sql(
                 "INSERT INTO unsent (exception, reason, step, at_ms) VALUES",
@@ -447,6 +463,18 @@ impl Escalation {
         Ok(())
     }
 
+    pub(super) fn tx(&mut self) -> &mut sqlx::sqlite::SqliteConnection {
+        &mut self.tx
+    }
+
+    pub(super) const fn cases(&self) -> &Cases {
+        &self.cases
+    }
+
+    pub(super) fn failed(&self, error: sqlx::Error) -> CasesError {
+        self.cases.failed(error)
+    }
+
     fn cases_of(&self, rows: &[SqliteRow]) -> Result<Vec<Case>, CasesError> {
         let bodies = lock(&self.cases.inner.bodies).clone();
         rows.iter()
@@ -460,8 +488,9 @@ impl Escalation {
     /// # Errors
     /// Every [`CasesError`]; nothing is written then.
     pub async fn commit(self) -> Result<(), CasesError> {
-        let Escalation { cases, tx, filled } = self;
+        let Escalation { cases, tx, filled, unsent, .. } = self;
         cases.end(tx).await?;
+        cases.suppress(&unsent);
         if filled {
             cases.outbox_filled().notify_waiters();
         }

@@ -109,6 +109,9 @@ pub(super) fn fold(case: &mut Case, told: &Told<'_>) -> Effect {
         case.ladder.round = 0;
         case.ladder.step = 0;
     }
+    if reopened {
+        case.ladder.held = None;
+    }
     case.ladder.next_ms = told.now_ms;
     if opened { Effect::Opened } else { Effect::Raised }
 }

@@ -254,6 +254,7 @@ impl Cases {
             .bind(i64::from(limit))
             .execute(&mut *tx)
             .await?;
+            sqlx::query("DELETE FROM silences WHERE ends_ms < $1").bind(before_ms).execute(&mut *tx).await?;
             sqlx::query(AssertSqlSafe(format!("DELETE FROM exceptions WHERE exception IN {OLD}")))
                 .bind(before_ms)
                 .bind(i64::from(limit))

@@ -4,11 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::Who;
 use super::commit::{address, words};
 use super::fold::{self, Effect};
-use super::operate;
+use super::operate::{self, Act};
+use crate::escalation::quiet::inhibit;
 use crate::escalation::{
-    self, Body, Case, Counts, Evidence, Flushed, Group, Member, NEVER, Sender, State, Told,
+    self, Body, Case, Counts, Evidence, Flushed, Group, Member, NEVER, Quiet, Sender, State, Told, Why,
 };
 use crate::model::{Change, Time};
 use crate::rules::{Policies, RuleSet};
@@ -29,6 +31,8 @@ pub struct Memory {
     of_group: BTreeMap<String, (BTreeSet<i64>, BTreeSet<i64>)>,
     looks: BTreeSet<(i64, i64)>,
     flushes: BTreeSet<(i64, String)>,
+    /// Facts that `inhibit` and `mute` read.
+    conditions: BTreeSet<String>,
     next: i64,
     clock: i64,
 }
@@ -37,9 +41,19 @@ impl Memory {
     /// Nothing has happened.
     #[must_use]
     pub fn new(rules: Arc<RuleSet>, policies: Policies) -> Memory {
+        let mut conditions = BTreeSet::new();
+        for entry in &policies.inhibit {
+            entry.source.names(&mut conditions);
+            entry.target.names(&mut conditions);
+            conditions.extend(entry.equal.iter().cloned());
+        }
+        for mute in &policies.mute {
+            mute.on.names(&mut conditions);
+        }
         Memory {
             rules,
             policies,
+            conditions,
             bodies: BTreeMap::new(),
             numbers: BTreeMap::new(),
             members: BTreeMap::new(),
@@ -87,9 +101,39 @@ impl Memory {
         let owner = self.policies.owners.get(&member.case.body.owner).and_then(|o| o.by.as_deref());
         let shown = &member.case.body.facts;
         member.evidence.facts.retain(|name, _| {
-            SHOWN.contains(&&**name) || owner == Some(&**name) || shown.iter().any(|s| s == name)
+            SHOWN.contains(&&**name)
+                || owner == Some(&**name)
+                || self.conditions.contains(name)
+                || shown.iter().any(|s| s == name)
         });
         self.list(member, effect == Effect::EndedUnheard);
+        self.wake_explained(number);
+    }
+
+    /// What an exception explained is looked at again: it changed.
+    fn wake_explained(&mut self, source: i64) {
+        if self.policies.inhibit.is_empty() {
+            return;
+        }
+        let explained =
+            |m: &Member| m.case.ladder.held.is_some_and(|h| h.why == Why::Inhibited && h.by == source);
+        let held: Vec<i64> = self.members.iter().filter(|(_, m)| explained(m)).map(|(n, _)| *n).collect();
+        for number in held {
+            let Some(mut member) = self.members.remove(&number) else { continue };
+            self.unlist(&member.case);
+            member.case.ladder.next_ms = self.clock;
+            self.list(member, false);
+        }
+    }
+
+    /// Which of the members of a flush are explained by what stands beside them or elsewhere.
+    fn quiet(&self, members: &[Member]) -> Quiet {
+        let mut quiet = Quiet::default();
+        for entry in &self.policies.inhibit {
+            let others = self.members.values().chain(members).map(|m| (&m.case, &m.evidence));
+            inhibit(entry, members.iter().map(|m| (&m.case, &m.evidence)), others, &mut quiet.sources);
+        }
+        quiet
     }
 
     /// An operator acknowledges or, with `resolve`, ends an exception at `now` ([`Cases::acknowledge`](super::Cases::acknowledge),
@@ -100,12 +144,12 @@ impl Memory {
             return false;
         };
         self.unlist(&member.case);
-        let done = if resolve {
-            operate::resolved(&mut member.case, self.clock)
-        } else {
-            operate::acknowledged(&mut member.case, by, comment, self.clock)
-        };
+        let act = if resolve { Act::Resolve } else { Act::Acknowledge };
+        let who = Who { by, comment, via: "" };
+        let done = operate::apply(act, &mut member.case, &who, &BTreeSet::new(), self.clock);
+        let number = member.case.number;
         self.list(member, false);
+        self.wake_explained(number);
         done == super::Acted::Done
     }
 
@@ -222,7 +266,8 @@ impl Memory {
             }
             let kept: Vec<_> = members.iter().map(|m| (m.told.clone(), m.evidence.clone())).collect();
             let sender = Sender { policies: &self.policies, public_url: None };
-            let flushed = escalation::flush(&sender, group, members, counts, now);
+            let quiet = self.quiet(&members);
+            let flushed = escalation::flush_unless(&sender, &quiet, group, members, counts, now);
             told(Time(now), &flushed);
             self.after(flushed, kept);
         }

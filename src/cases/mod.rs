@@ -9,6 +9,8 @@
 //! ([`crate::runtime::escalator`]) takes what is due, decides with [`crate::escalation`], and writes ladder, who was
 //! told and the outbox in one transaction; delivery takes [`Cases::outbox_due`] and answers [`Cases::outbox_done`].
 
+mod audit;
+mod causes;
 mod commit;
 mod error;
 mod escalation;
@@ -20,6 +22,7 @@ mod operate;
 mod outbox;
 mod query;
 mod row;
+mod silences;
 mod store;
 
 use std::collections::BTreeMap;
@@ -29,10 +32,13 @@ use serde_json::Value;
 use crate::model::{Change, ExceptionId, Severity, Time};
 use crate::rules::{Policies, RuleSet};
 
+pub use audit::{Chain, Deed, Who, chained};
 pub use error::CasesError;
 pub use escalation::Escalation;
 pub use loads::RulesLoad;
 pub use memory::Memory;
+pub use operate::{Act, GroupActed};
+pub use silences::{NewSilence, Reach};
 pub use store::{Cases, Options};
 
 /// What a shard hands over at once: its changes in order, and how far it is. One transaction.
@@ -139,6 +145,8 @@ pub enum Acted {
     Already,
     /// It is resolved: an acknowledgement makes no sense.
     Resolved,
+    /// Its policy asks for a comment.
+    CommentNeeded,
     NotFound,
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sqlx::Row as _;
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
 
-use crate::escalation::{Ack, Body, Case, Ladder, News, State, Word};
+use crate::escalation::{Ack, Body, Case, Held, Ladder, News, State, Why, Word};
 use crate::model::{Resolution, Severity, Time};
 
 /// A query with its arguments bound.
@@ -16,10 +16,10 @@ pub(super) type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, SqliteArguments
 pub(super) const COLUMNS: &str = "exception, exception_id, rule, parcel_id, episode, partition_id, state, engine_open, stage, severity, \
     highest_stage, highest_severity, anchor, due, opened_at, opened_ms, news, news_at, news_seq, evidence_seq, resolved_at, resolution, \
     ack_ms, ack_by, ack_comment, incomplete, body, group_id, updated_ms, ladder_ms, ladder_round, step, told_seq, told, told_ms, \
-    reminders, waiting, next_ms";
+    reminders, waiting, next_ms, held, held_by, held_seq";
 
 /// How many [`COLUMNS`] there are.
-pub(super) const WIDTH: usize = 38;
+pub(super) const WIDTH: usize = 41;
 
 /// What an upsert writes over: all but the identity.
 pub(super) const OVERWRITE: &str = " ON CONFLICT (exception) DO UPDATE SET state = excluded.state, engine_open = excluded.engine_open, \
@@ -31,7 +31,7 @@ pub(super) const OVERWRITE: &str = " ON CONFLICT (exception) DO UPDATE SET state
     body = excluded.body, group_id = excluded.group_id, partition_id = excluded.partition_id, updated_ms = excluded.updated_ms, \
     ladder_ms = excluded.ladder_ms, ladder_round = excluded.ladder_round, step = excluded.step, told_seq = excluded.told_seq, \
     told = excluded.told, told_ms = excluded.told_ms, reminders = excluded.reminders, waiting = excluded.waiting, \
-    next_ms = excluded.next_ms";
+    next_ms = excluded.next_ms, held = excluded.held, held_by = excluded.held_by, held_seq = excluded.held_seq";
 
 /// `head` with `rows` times `width` placeholders `(?, ?), …` and `tail`. Long lists have no `$N`: to SQLite those are names, and
 /// each is looked for among all the others when it is parsed and again when it is bound (a hundred times slower at
@@ -89,6 +89,9 @@ pub(super) fn bind<'q>(query: Query<'q>, case: &Case, now_ms: i64) -> Query<'q> 
         .bind(i64::from(ladder.reminders))
         .bind(i64::from(ladder.waiting))
         .bind(ladder.next_ms)
+        .bind(ladder.held.map_or("", |h| h.why.name()))
+        .bind(ladder.held.map_or(0, |h| h.by))
+        .bind(ladder.held.map_or(0, |h| h.seq))
 }
 
 /// Reads [`COLUMNS`]; `bodies` are those known so far, one missing there is an empty one.
@@ -142,6 +145,14 @@ pub(super) fn case_of(row: &SqliteRow, bodies: &BTreeMap<i64, Arc<Body>>) -> sql
             told_ms: row.try_get(34)?,
             reminders: small(row, 35)?,
             waiting: flag(row, 36)?,
+            held: match row.try_get::<&str, _>(38)? {
+                "" => None,
+                _ => Some(Held {
+                    why: named(row, 38, Why::from_name)?,
+                    by: row.try_get(39)?,
+                    seq: row.try_get(40)?,
+                }),
+            },
             next_ms: row.try_get(37)?,
         },
     })

@@ -1,6 +1,6 @@
 //! The file: how it is opened, its two pools, what is kept in memory beside it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use super::commit::Interned;
 use super::{CasesError, row};
-use crate::escalation::Body;
+use crate::escalation::{Body, Why};
 use crate::model::Severity;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("src/cases/migrations");
@@ -33,6 +33,10 @@ pub(super) struct Inner {
     pub(super) bodies: Mutex<BTreeMap<i64, Arc<Body>>>,
     pub(super) interned: Mutex<Interned>,
     pub(super) open: Mutex<BTreeMap<(String, Severity), i64>>,
+    /// Policies under which nobody acknowledges without a comment.
+    pub(super) comments: Mutex<BTreeSet<String>>,
+    /// Decisions not to send since somebody last asked.
+    pub(super) suppressed: Mutex<BTreeMap<Why, u64>>,
     changed: Arc<Notify>,
     filled: Arc<Notify>,
 }
@@ -119,6 +123,8 @@ impl Cases {
                 bodies: Mutex::default(),
                 interned: Mutex::default(),
                 open: Mutex::default(),
+                comments: Mutex::default(),
+                suppressed: Mutex::default(),
                 changed: Arc::default(),
                 filled: Arc::default(),
             }),
@@ -207,6 +213,20 @@ impl Cases {
     /// Makes it durable.
     pub(super) async fn end(&self, tx: Tx) -> Result<(), CasesError> {
         tx.commit().await.map_err(|e| self.failed(e))
+    }
+
+    /// Decisions not to send since the last call, by why.
+    #[must_use]
+    pub fn take_suppressed(&self) -> BTreeMap<Why, u64> {
+        std::mem::take(&mut *lock(&self.inner.suppressed))
+    }
+
+    /// Counts decisions not to send that are durable.
+    pub(super) fn suppress(&self, decided: &BTreeMap<Why, u64>) {
+        let mut all = lock(&self.inner.suppressed);
+        for (why, n) in decided {
+            *all.entry(*why).or_insert(0) += n;
+        }
     }
 
     /// Applies what a durable transaction did to the numbers of standing exceptions.

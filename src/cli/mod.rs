@@ -1,11 +1,13 @@
 //! The command line: one file a command (DESIGN §8).
 
+pub mod audit;
 pub mod backtest;
 pub mod check;
 pub mod client;
 pub mod demo;
 pub mod rules;
 pub mod run;
+pub mod silence;
 pub mod test;
 
 use std::path::PathBuf;
@@ -97,6 +99,12 @@ enum Command {
     /// stages or severities) and `end` (ends otherwise), with `set` `both`; `rules` and `against` hold the changes of either,
     /// or null. Exceptions of one rule, parcel and episode are the same where both stand at one time.
     Backtest(backtest::Options),
+    /// Keep quiet for a time about what fits, see what is, end it
+    #[command(subcommand)]
+    Silence(silence::Silence),
+    /// The trail of who did what
+    #[command(subcommand)]
+    Audit(audit::Audit),
 }
 
 #[derive(Subcommand)]
@@ -161,6 +169,8 @@ pub fn main() -> ExitCode {
             Ok(test::test(&test::Options { paths, run, format, coverage, min, mutate, min_killed }))
         }
         Command::Backtest(options) => backtest::run(&options),
+        Command::Silence(silence) => silence::run(&silence),
+        Command::Audit(audit) => audit::run(&audit),
     };
     match done {
         Ok(code) => ExitCode::from(code),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::quiet::Held;
 use crate::model::{ExceptionId, Resolution, Severity, Time};
 
 /// A time that never comes: nothing to do.
@@ -67,6 +68,7 @@ pub enum Reason {
     New,
     Raised,
     AckExpired,
+    MuteEnded,
     Step,
     Reminder,
     Resolved,
@@ -80,6 +82,7 @@ impl Reason {
             Reason::New => "new",
             Reason::Raised => "raised",
             Reason::AckExpired => "ack_expired",
+            Reason::MuteEnded => "mute_ended",
             Reason::Step => "step",
             Reason::Reminder => "reminder",
             Reason::Resolved => "resolved",
@@ -155,6 +158,8 @@ pub struct Ladder {
     pub reminders: u32,
     /// It waits for its group's next flush.
     pub waiting: bool,
+    /// Why it was last kept quiet, and has not spoken since.
+    pub held: Option<Held>,
     /// Wall time at which to look at it again; [`NEVER`].
     pub next_ms: i64,
 }
@@ -170,6 +175,7 @@ impl Default for Ladder {
             told_ms: 0,
             reminders: 0,
             waiting: false,
+            held: None,
             next_ms: NEVER,
         }
     }

@@ -6,8 +6,10 @@ use sha2::{Digest, Sha256};
 
 use super::body::{self, Envelope};
 use super::ladder::{self, Due};
+use super::pipeline::Stage;
+use super::quiet::{self, Held, Mutes, Quiet};
 use super::{
-    Case, Evidence, Group, NEVER, Reason, State, Told, Unsent, Why, Word, pipeline, policy_in_force, quiet,
+    Case, Evidence, Group, NEVER, Reason, State, Told, Unsent, Why, Word, pipeline, policy_in_force, rest,
 };
 use crate::model::Time;
 use crate::rules::policies::{Policies, Policy, ReceiverKind};
@@ -117,16 +119,24 @@ struct Entry {
 
 type Entries = BTreeMap<(Told, u32), Vec<Entry>>;
 
-/// Turns what the members have to say at `now` into messages, one for each (receiver, recipient, step), at most [`MAX_LISTED`]
-/// exceptions in each.
+/// [`flush_unless`] where no operator keeps quiet and nothing explains anything else.
 #[must_use]
-pub fn flush(
+pub fn flush(sender: &Sender<'_>, group: Group, members: Vec<Member>, counts: Counts, now: i64) -> Flushed {
+    flush_unless(sender, &Quiet::default(), group, members, counts, now)
+}
+
+/// Turns what the members have to say at `now` into messages, one for each (receiver, recipient, step), at most [`MAX_LISTED`]
+/// exceptions in each. Who is to keep quiet waits for the end of that; a resolve does not.
+#[must_use]
+pub fn flush_unless(
     sender: &Sender<'_>,
+    quiet_now: &Quiet,
     group: Group,
     mut members: Vec<Member>,
     counts: Counts,
     now: i64,
 ) -> Flushed {
+    let mutes = Mutes::at(sender.policies, now);
     let policy = policy_in_force(sender.policies, &group);
     let mut out = Flushed {
         group,
@@ -146,7 +156,12 @@ pub fn flush(
             counts.acknowledged -= 1;
         }
         let due = ladder::due(&member.case, policy, now);
-        if let Some((_, why)) = pipeline::held_back(&member.case, &due) {
+        let held = quiet::hold(quiet_now, &mutes, member, now);
+        if let Some((stage, why)) = pipeline::held_back(&member.case, &due, held.map(|(h, _)| h.why)) {
+            if stage < Stage::Dedup {
+                hold_back(&mut member.case, &due, held, now, &mut out.unsent);
+                continue;
+            }
             if why == Why::ResolvedBeforeFlush {
                 out.unsent.push(Unsent::of(&member.case, why, 0, now));
             }
@@ -156,7 +171,7 @@ pub fn flush(
         } else {
             tell(sender, policy, member, at, &due, now, &mut entries, &mut out);
         }
-        quiet(&mut member.case, policy, now, &mut out.unsent);
+        rest(&mut member.case, policy, now, &mut out.unsent);
     }
     out.group.flush_ms = NEVER;
     for ((to, step), mut list) in entries {
@@ -168,6 +183,19 @@ pub fn flush(
     }
     out.cases = members.into_iter().map(|m| m.case).collect();
     out
+}
+
+/// Lets a member wait for the end of what keeps it quiet. That it was so decided is said once for each piece of news.
+fn hold_back(case: &mut Case, due: &Due, held: Option<(Held, i64)>, now: i64, unsent: &mut Vec<Unsent>) {
+    let Some((held, until)) = held else { return };
+    let ladder = &mut case.ladder;
+    if ladder.held.is_none_or(|before| (before.why, before.seq) != (held.why, held.seq)) {
+        let step = due.steps.last().copied().unwrap_or(0);
+        unsent.push(Unsent { exception: case.number, why: held.why, step, at_ms: now });
+    }
+    ladder.held = Some(held);
+    ladder.waiting = false;
+    ladder.next_ms = until.max(now + 1);
 }
 
 /// The worst first, then the longest overdue.
@@ -249,16 +277,19 @@ fn plan(
     let Member { case, told, evidence } = member;
     let ladder = &case.ladder;
     let untold = ladder.told_seq < case.news.seq;
+    let was_quiet = ladder.held.is_some_and(|h| h.why != Why::Inhibited && h.seq == case.news.seq);
     let mut plan = BTreeMap::new();
     if due.raise || due.reminder {
         let said =
             if due.raise { (Reason::Raised, Word::Raised) } else { (Reason::Reminder, Word::Reminder) };
+        let said = if was_quiet { (Reason::MuteEnded, said.1) } else { said };
         for to in told.iter().filter(|t| sender.policies.receiver(&t.receiver).is_some()) {
             plan.insert(to.clone(), (ladder.step.max(1), said.0, said.1));
         }
     }
     let word = if untold || ladder.round == 0 { case.news.word } else { Word::Reminder };
     let reason = match case.news.word {
+        _ if was_quiet => Reason::MuteEnded,
         Word::Opened if untold => Reason::New,
         _ if untold => Reason::Raised,
         _ if ladder.round > 0 && ladder.told_ms < ladder.start_ms => Reason::AckExpired,

@@ -105,6 +105,7 @@ mod tests {
             ack_timeout: None,
             steps: Vec::new(),
             show: Vec::new(),
+            ..Policy::default()
         }
     }
 

@@ -2,8 +2,9 @@
 //! the exception as it stands, its ladder and the policies of the moment (DESIGN §7): history does not matter.
 
 use super::{Case, NEVER, State, Unsent, Why};
-use crate::model::{SECOND, Severity};
+use crate::model::{SECOND, Severity, Time};
 use crate::rules::policies::{Policy, Step};
+use crate::rules::ruleset::Span;
 
 /// What an exception has to say now.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -40,6 +41,7 @@ pub fn settle(case: &mut Case, policy: &Policy, now: i64) -> Vec<Unsent> {
                 case.ladder.round += 1;
             }
             _ if case.ladder.told_seq < case.news.seq => {
+                case.ladder.held = None;
                 case.ladder.told_seq = case.news.seq;
                 unsent.push(Unsent::of(case, Why::Acknowledged, 0, now));
             }
@@ -48,7 +50,7 @@ pub fn settle(case: &mut Case, policy: &Policy, now: i64) -> Vec<Unsent> {
     }
     if case.state == State::Open && !case.body.shadow {
         while let Some(step) = next_step(case, policy)
-            && case.ladder.start_ms.saturating_add(step.after) <= now
+            && step_ms(case, policy, case.ladder.step + 1) <= now
             && !meant_for(step, case.severity)
         {
             case.ladder.step += 1;
@@ -70,7 +72,7 @@ pub fn due(case: &Case, policy: &Policy, now: i64) -> Due {
         State::Open => {
             due.steps = (ladder.step + 1..)
                 .zip(policy.steps.iter().skip(ladder.step as usize))
-                .take_while(|(_, s)| ladder.start_ms.saturating_add(s.after) <= now)
+                .take_while(|(k, _)| step_ms(case, policy, *k) <= now)
                 .filter(|(_, s)| meant_for(s, case.severity))
                 .map(|(k, _)| k)
                 .collect();
@@ -90,8 +92,7 @@ pub fn next_look(case: &Case, policy: &Policy) -> i64 {
         State::Acknowledged => ack_end(case, policy).unwrap_or(NEVER),
         State::Open if case.body.shadow => NEVER,
         State::Open => {
-            let step =
-                next_step(case, policy).map_or(NEVER, |s| case.ladder.start_ms.saturating_add(s.after));
+            let step = step_ms(case, policy, case.ladder.step + 1);
             step.min(reminder_ms(case, policy))
         }
     }
@@ -108,6 +109,21 @@ fn reminder_ms(case: &Case, policy: &Policy) -> i64 {
             case.ladder.told_ms.max(case.ladder.start_ms).saturating_add(every.max(SECOND))
         }
         _ => NEVER,
+    }
+}
+
+/// Wall time of a step, counted from 1: in the policy's calendar, else on the plain clock. [`NEVER`] where there is none.
+#[must_use]
+pub fn step_ms(case: &Case, policy: &Policy, step: u32) -> i64 {
+    let (start, at) = (case.ladder.start_ms, (step as usize).wrapping_sub(1));
+    let Some(found) = policy.steps.get(at) else { return NEVER };
+    match &policy.calendar {
+        Some(calendar) => {
+            let span = policy.spans.get(at).copied();
+            let span = span.unwrap_or(Span { ms: found.after, ..Span::default() });
+            calendar.add(Time(start), span, false).0
+        }
+        None => start.saturating_add(found.after),
     }
 }
 

@@ -15,14 +15,16 @@ mod flush;
 mod group;
 pub mod ladder;
 pub mod pipeline;
+pub mod quiet;
 
 use std::collections::BTreeMap;
 
 use crate::rules::policies::{Policies, Policy};
 
 pub use case::{Ack, Body, Case, Evidence, Group, Ladder, NEVER, News, Reason, State, Told, Word};
-pub use flush::{Counts, Flushed, MAX_LISTED, Member, Message, Notice, Sender, flush};
+pub use flush::{Counts, Flushed, MAX_LISTED, Member, Message, Notice, Sender, flush, flush_unless};
 pub use group::{Opening, group_of, policy_of};
+pub use quiet::{Held, Quiet, Silence};
 
 /// Why something was not sent; kept with the exception, so that nobody need guess.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -30,25 +32,60 @@ pub use group::{Opening, group_of, policy_of};
 pub enum Why {
     Acknowledged,
     BelowSeverity,
+    Duplicate,
+    Grouped,
+    Inhibited,
+    Muted,
     NoPolicy,
     NoReceiver,
     NothingNew,
+    RateLimited,
     ReceiverGone,
     ResolvedBeforeFlush,
+    Silenced,
 }
 
 impl Why {
+    /// All of them.
+    pub const ALL: [Why; 13] = [
+        Why::Acknowledged,
+        Why::BelowSeverity,
+        Why::Duplicate,
+        Why::Grouped,
+        Why::Inhibited,
+        Why::Muted,
+        Why::NoPolicy,
+        Why::NoReceiver,
+        Why::NothingNew,
+        Why::RateLimited,
+        Why::ReceiverGone,
+        Why::ResolvedBeforeFlush,
+        Why::Silenced,
+    ];
+
+    /// The reason of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Why> {
+        Why::ALL.into_iter().find(|w| w.name() == name)
+    }
+
     /// Its name in SQL and outputs.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Why::Acknowledged => "acknowledged",
-            Why::BelowSeverity => "below_severity",
+            Why::BelowSeverity => "min_severity",
+            Why::Duplicate => "duplicate",
+            Why::Grouped => "grouped",
+            Why::Inhibited => "inhibited",
+            Why::Muted => "muted",
             Why::NoPolicy => "no_policy",
             Why::NoReceiver => "no_receiver",
             Why::NothingNew => "nothing_new",
-            Why::ReceiverGone => "receiver_gone",
-            Why::ResolvedBeforeFlush => "resolved_before_flush",
+            Why::RateLimited => "rate_limited",
+            Why::ReceiverGone => "receiver_disabled",
+            Why::ResolvedBeforeFlush => "resolved_before_send",
+            Why::Silenced => "silenced",
         }
     }
 }
@@ -82,6 +119,10 @@ static NO_POLICY: Policy = Policy {
     ack_timeout: None,
     steps: Vec::new(),
     show: Vec::new(),
+    calendar: None,
+    spans: Vec::new(),
+    digest_at: None,
+    comment_needed: false,
 };
 
 fn policy_in_force<'a>(policies: &'a Policies, group: &Group) -> &'a Policy {
@@ -106,7 +147,7 @@ pub fn step(
         let waited = case.ladder.waiting;
         unsent.extend(ladder::settle(case, policy, now));
         let due = ladder::due(case, policy, now);
-        match pipeline::held_back(case, &due) {
+        match pipeline::held_back(case, &due, None) {
             None => {
                 case.ladder.waiting = true;
                 case.ladder.next_ms = NEVER;
@@ -116,7 +157,7 @@ pub fn step(
                 if waited && why == Why::ResolvedBeforeFlush {
                     unsent.push(Unsent::of(case, why, 0, now));
                 }
-                quiet(case, policy, now, &mut unsent);
+                rest(case, policy, now, &mut unsent);
             }
         }
     }
@@ -124,11 +165,12 @@ pub fn step(
 }
 
 /// It has nothing to say: look again when it will.
-fn quiet(case: &mut Case, policy: &Policy, now: i64, unsent: &mut Vec<Unsent>) {
+fn rest(case: &mut Case, policy: &Policy, now: i64, unsent: &mut Vec<Unsent>) {
     if policy.steps.is_empty() && case.state == State::Open && case.ladder.told_seq < case.news.seq {
         unsent.push(Unsent::of(case, Why::NoPolicy, 0, now));
         case.ladder.told_seq = case.news.seq;
     }
     case.ladder.waiting = false;
+    case.ladder.held = None;
     case.ladder.next_ms = ladder::next_look(case, policy);
 }

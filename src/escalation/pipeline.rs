@@ -6,11 +6,11 @@ use super::{Case, State, Why};
 /// A place in the order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
-    /// Another exception explains this one. No policy can say so yet: nothing is held back.
+    /// Another exception explains this one.
     Inhibit,
-    /// A calendar keeps quiet. No policy can say so yet: nothing is held back.
+    /// A calendar keeps quiet.
     Mute,
-    /// An operator keeps quiet. None can say so yet: nothing is held back.
+    /// An operator keeps quiet.
     Silence,
     /// It has no news.
     Dedup,
@@ -21,16 +21,21 @@ pub enum Stage {
 /// The order.
 pub const ORDER: [Stage; 5] = [Stage::Inhibit, Stage::Mute, Stage::Silence, Stage::Dedup, Stage::Step];
 
-/// The first stage that keeps a member back, and why.
+/// The first stage that keeps a member back, and why. `held` is what [`super::quiet`] says of it at this moment; what has no
+/// news has nothing that could be kept quiet.
 #[must_use]
-pub fn held_back(case: &Case, due: &Due) -> Option<(Stage, Why)> {
+pub fn held_back(case: &Case, due: &Due, held: Option<Why>) -> Option<(Stage, Why)> {
     if due.resolve {
         return None;
     }
+    let held = held.filter(|_| !due.is_empty());
     ORDER.into_iter().find_map(|stage| {
         let why = match stage {
-            Stage::Inhibit | Stage::Mute | Stage::Silence | Stage::Step => None,
+            Stage::Inhibit => held.filter(|w| *w == Why::Inhibited),
+            Stage::Mute => held.filter(|w| *w == Why::Muted),
+            Stage::Silence => held.filter(|w| *w == Why::Silenced),
             Stage::Dedup => due.is_empty().then(|| no_news(case)),
+            Stage::Step => None,
         };
         why.map(|why| (stage, why))
     })

@@ -200,6 +200,7 @@ fn outcome(action: Action, who: &Operator, done: &[(String, Acted)], listed: &[V
         (count(Acted::Already), format!("{verb} before")),
         (count(Acted::Resolved), "resolved meanwhile".to_owned()),
         (count(Acted::NotFound), "no longer kept".to_owned()),
+        (count(Acted::CommentNeeded), "left as they are: their policy asks for a comment".to_owned()),
     ];
     html! {
         h1 { (count(Acted::Done)) " " (verb) " by " (who.by) }

@@ -37,7 +37,13 @@ pub(super) fn routes() -> Router<Shared> {
 }
 
 /// The `{id}` of a path, decoded.
-struct Id(String);
+pub(super) struct Id(String);
+
+impl Id {
+    pub(super) fn text(&self) -> &str {
+        &self.0
+    }
+}
 
 impl<S: Send + Sync> FromRequestParts<S> for Id {
     type Rejection = Problem;
@@ -131,7 +137,7 @@ async fn status(State(site): State<Shared>) -> Json<Value> {
     Json(site.daemon.status().await)
 }
 
-type RawBody = Result<Bytes, BytesRejection>;
+pub(super) type RawBody = Result<Bytes, BytesRejection>;
 
 async fn acknowledge(
     State(site): State<Shared>,
@@ -153,10 +159,11 @@ async fn resolve(
     act(&site, Action::Resolve, &id, operator(caller, &headers, body)?).await
 }
 
-async fn act(site: &Shared, action: Action, id: &str, who: Operator) -> Result<Response, Problem> {
+pub(super) async fn act(site: &Shared, action: Action, id: &str, who: Operator) -> Result<Response, Problem> {
     match site.cases.act(action, id, &who).await? {
         Acted::Done | Acted::Already => {}
         Acted::NotFound => return Err(no_exception(id)),
+        Acted::CommentNeeded => return Err(comment_needed()),
         Acted::Resolved => {
             return Err(Problem::new(
                 StatusCode::CONFLICT,
@@ -168,8 +175,43 @@ async fn act(site: &Shared, action: Action, id: &str, who: Operator) -> Result<R
     Ok(Json(now).into_response())
 }
 
+/// Its policy asks for a comment.
+pub(super) fn comment_needed() -> Problem {
+    Problem::new(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "the policy asks for a \"comment\": say what is being done",
+    )
+}
+
 /// Who acts, from the body `{"by","comment"}` and the token.
-fn operator(caller: Caller, headers: &HeaderMap, body: RawBody) -> Result<Operator, Problem> {
+pub(super) fn operator(caller: Caller, headers: &HeaderMap, body: RawBody) -> Result<Operator, Problem> {
+    let body = act_body(headers, body)?;
+    named(caller, body.by, body.comment)
+}
+
+/// As [`operator`], with a name for those who give none.
+pub(super) fn operator_or(
+    caller: Caller,
+    headers: &HeaderMap,
+    body: RawBody,
+    nobody: &str,
+) -> Result<Operator, Problem> {
+    let body = act_body(headers, body)?;
+    let by = body.by.filter(|b| !b.trim().is_empty()).or_else(|| caller.0.clone());
+    named(caller, by.or_else(|| Some(nobody.to_owned())), body.comment)
+}
+
+fn act_body(headers: &HeaderMap, body: RawBody) -> Result<ActBody, Problem> {
+    let body = json_body(headers, body)?;
+    if body.is_empty() {
+        return Ok(ActBody::default());
+    }
+    let problem = |e| Problem::bad_request(format!("the body is not {{\"by\", \"comment\"}} as JSON: {e}"));
+    serde_json::from_slice(&body).map_err(problem)
+}
+
+/// A body that says it is JSON, or an empty one.
+pub(super) fn json_body(headers: &HeaderMap, body: RawBody) -> Result<Bytes, Problem> {
     let body = body.map_err(|rejected| {
         let status = rejected.status();
         let detail = match status {
@@ -180,20 +222,23 @@ fn operator(caller: Caller, headers: &HeaderMap, body: RawBody) -> Result<Operat
     })?;
     let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
-    let body: ActBody = if body.is_empty() {
-        ActBody::default()
-    } else if kind.eq_ignore_ascii_case("application/json") {
-        let problem =
-            |e| Problem::bad_request(format!("the body is not {{\"by\", \"comment\"}} as JSON: {e}"));
-        serde_json::from_slice(&body).map_err(problem)?
-    } else {
+    if !body.is_empty() && !kind.eq_ignore_ascii_case("application/json") {
         let detail = "the body must be JSON: Content-Type: application/json";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
-    };
-    let named = body.by.map(|b| b.trim().to_owned()).filter(|b| !b.is_empty());
+    }
+    Ok(body)
+}
+
+/// Who acts, as they say and by their token.
+pub(super) fn named(
+    caller: Caller,
+    by: Option<String>,
+    comment: Option<String>,
+) -> Result<Operator, Problem> {
+    let named = by.map(|b| b.trim().to_owned()).filter(|b| !b.is_empty());
     let by = named.or_else(|| caller.0.clone());
     let by = by.ok_or_else(|| Problem::bad_request("\"by\" is missing: say who acts"))?;
-    let comment = body.comment.unwrap_or_default();
+    let comment = comment.unwrap_or_default();
     if by.chars().count() > BY_MAX || comment.chars().count() > COMMENT_MAX {
         let detail = format!("\"by\" may have {BY_MAX} characters, \"comment\" {COMMENT_MAX}");
         return Err(Problem::bad_request(detail));
@@ -211,7 +256,7 @@ fn filled(parameter: Option<String>) -> Option<String> {
     parameter.filter(|p| !p.is_empty())
 }
 
-fn limit(text: Option<&str>) -> Result<u32, Problem> {
+pub(super) fn limit(text: Option<&str>) -> Result<u32, Problem> {
     match text {
         None | Some("") => Ok(LIMIT_DEFAULT),
         Some(text) => text.parse().ok().filter(|n| (1..=LIMIT_MAX).contains(n)).ok_or_else(|| {
@@ -229,6 +274,6 @@ fn no_exception(id: &str) -> Problem {
 }
 
 /// A client's own text, short enough to be given back.
-fn shown(id: &str) -> String {
+pub(super) fn shown(id: &str) -> String {
     format!("{:?}", id.chars().take(100).collect::<String>())
 }

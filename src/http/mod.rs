@@ -10,6 +10,7 @@ pub mod auth;
 mod listener;
 pub mod ports;
 mod problem;
+pub mod silences;
 
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
@@ -125,6 +126,7 @@ impl Server {
 
 fn router(site: Shared, request_max: Duration) -> Router {
     let guarded = api::routes()
+        .merge(silences::routes())
         .route("/-/reload", post(reload))
         .layer(middleware::from_fn_with_state(site.clone(), auth::require));
     Router::new()

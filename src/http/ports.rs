@@ -90,6 +90,11 @@ pub trait CasesApi: Send + Sync {
         who: &'a Operator,
     ) -> BoxFuture<'a, Result<Acted, ApiError>>;
 
+    /// What operators do besides acting on one exception; `None`: that is not offered.
+    fn desk(&self) -> Option<&dyn super::silences::Desk> {
+        None
+    }
+
     /// A message of the outbox, for its link; `None` where it is no longer kept.
     fn message<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<LinkedMessage>, ApiError>>;
 }
@@ -146,6 +151,7 @@ pub struct Page {
 #[allow(missing_docs, reason = "the names are the documentation")]
 pub enum Action {
     Acknowledge,
+    Unacknowledge,
     Resolve,
 }
 
@@ -169,6 +175,8 @@ pub enum Acted {
     Already,
     /// It is resolved: an acknowledgement makes no sense.
     Resolved,
+    /// Its policy asks for a comment.
+    CommentNeeded,
     NotFound,
 }
 

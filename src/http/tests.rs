@@ -47,6 +47,7 @@ impl Fake {
             e["state"].as_str().unwrap().to_owned(),
             match action {
                 Action::Acknowledge => "acknowledged",
+                Action::Unacknowledge => "open",
                 Action::Resolve => "resolved",
             },
         );

@@ -10,7 +10,7 @@ use super::ruleset::Span;
 use crate::model::{DAY, Time};
 
 /// A named calendar.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Calendar {
     /// Its id.
     pub id: String,
@@ -74,6 +74,53 @@ impl Calendar {
             at = if back { self.open_before(at, span.ms) } else { self.open_after(at, span.ms) };
         }
         Time(at)
+    }
+
+    /// Whether it is open at this instant.
+    #[must_use]
+    pub fn is_open(&self, at: Time) -> bool {
+        at.0.unsigned_abs() > BEYOND || self.open_after(at.0, 1) == at.0.saturating_add(1)
+    }
+
+    /// The first instant after `at` at which it opens where it is closed, or closes where it is open; about 20 years on where
+    /// it does neither.
+    #[must_use]
+    pub fn turns(&self, at: Time) -> Time {
+        if at.0.unsigned_abs() > BEYOND {
+            return at.plus(NEVER * DAY);
+        }
+        if !self.is_open(at) {
+            return Time(self.open_after(at.0, 1).saturating_sub(1).max(at.0 + 1));
+        }
+        // Windows that touch, as one day's 24:00 and the next one's 00:00, are one stretch.
+        let mut end = at.0;
+        let mut near = Offsets::around(self, self.first_day(at.0, -1), 1);
+        for _ in 0..NEVER {
+            if self.works(near.day) {
+                for window in &self.windows {
+                    let (from, to) = self.window(&near, *window);
+                    if to > end && from <= end {
+                        end = to;
+                    } else if from > end && end > at.0 {
+                        return Time(end);
+                    }
+                }
+            } else if near.day.saturating_mul(DAY) > end.saturating_add(2 * DAY) {
+                return Time(end);
+            }
+            near.step(self);
+        }
+        Time(end)
+    }
+
+    /// The first instant after `at` at which its local clock shows this time of day (milliseconds).
+    #[must_use]
+    pub fn next_clock(&self, at: Time, time_of_day: i64) -> Time {
+        let today = at.0.saturating_add(self.offset(at.0)).div_euclid(DAY);
+        (today - 1..=today + 2)
+            .map(|day| self.instant(day.saturating_mul(DAY).saturating_add(time_of_day)))
+            .find(|t| *t > at.0)
+            .map_or(at.plus(DAY), Time)
     }
 
     /// Its zone's name.

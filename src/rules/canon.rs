@@ -7,9 +7,10 @@ use std::fmt::Write as _;
 use sha2::{Digest, Sha256};
 
 use super::calendar::Calendar;
+use super::condition::Condition;
 use super::duration;
 use super::names::Names;
-use super::policies::{OwnerRoute, Policies, ReceiverKind, SecretText};
+use super::policies::{Inhibit, Mute, OwnerRoute, Policies, ReceiverKind, SecretText};
 use super::ruleset::{
     Anchor, AnchorSource, Body, CalendarRef, Comparison, DeclaredFact, Matcher, Rule, Scalar, Test, Tolerance,
 };
@@ -151,6 +152,16 @@ fn matcher(m: &Matcher, names: &Names) -> String {
     }
 }
 
+fn condition(c: &Condition) -> String {
+    let all = |cs: &[Condition]| list(cs.iter().map(condition).collect(), true);
+    match c {
+        Condition::All(cs) => format!("all{}", all(cs)),
+        Condition::Any(cs) => format!("any{}", all(cs)),
+        Condition::None(cs) => format!("none{}", all(cs)),
+        Condition::Is(name, t) => format!("{name}:{}", test(t)),
+    }
+}
+
 fn test(t: &Test) -> String {
     match t {
         Test::Equals(v) => scalar(v),
@@ -200,6 +211,16 @@ pub fn policies(p: &Policies) -> String {
             let least = s.min_severity.map_or("", |s| s.name());
             let _ = writeln!(out, "step {} {} {least}", s.after, texts(&s.notify));
         }
+        if let Some(calendar) = &p.calendar {
+            let spans: Vec<String> = p.spans.iter().map(|s| duration::show(*s)).collect();
+            let _ = writeln!(out, "counts in {} {}", calendar.canonical(), list(spans, false));
+        }
+        if let Some(at) = p.digest_at {
+            let _ = writeln!(out, "digest {at}");
+        }
+        if p.comment_needed {
+            out.push_str("comment needed\n");
+        }
     }
     let _ = writeln!(out, "default {}", p.default_policy.as_deref().unwrap_or_default());
     for (owner, OwnerRoute { by, to, default }) in &p.owners {
@@ -207,6 +228,13 @@ pub fn policies(p: &Policies) -> String {
         for (value, receivers) in to {
             let _ = writeln!(out, "to {} {}", quote(value), texts(receivers));
         }
+    }
+    for Inhibit { source, target, equal } in &p.inhibit {
+        let (source, target) = (condition(source), condition(target));
+        let _ = writeln!(out, "inhibit {source} {target} {}", list(equal.clone(), true));
+    }
+    for Mute { id, calendar, outside, on } in &p.mute {
+        let _ = writeln!(out, "mute {id} {outside} {} {}", condition(on), calendar.canonical());
     }
     out
 }

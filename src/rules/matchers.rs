@@ -1,5 +1,6 @@
 //! Matchers: `scope`, `unless`, `while`, `match` (SEMANTICS 4).
 
+use super::condition::Condition;
 use super::names::Names;
 use super::problem::{code, near_miss};
 use super::reader::{Reader, kind};
@@ -14,6 +15,29 @@ const MAX_GLOB: usize = 200;
 
 /// Reads a matcher. `extra` are names besides facts that are allowed; entries under them are checked and left out.
 pub fn matcher(r: &mut Reader, names: &Names, node: &Node, what: &str, extra: &[&str]) -> Option<Matcher> {
+    condition(r, names, node, what, extra).map(|c| over_facts(names, c))
+}
+
+fn over_facts(names: &Names, condition: Condition) -> Matcher {
+    let all = |list: Vec<Condition>| list.into_iter().map(|c| over_facts(names, c)).collect();
+    match condition {
+        Condition::All(list) => Matcher::All(all(list)),
+        Condition::Any(list) => Matcher::Any(all(list)),
+        Condition::None(list) => Matcher::None(all(list)),
+        Condition::Is(name, test) => {
+            names.fact(&name).map_or_else(Matcher::default, |fact| Matcher::Fact(fact, test))
+        }
+    }
+}
+
+/// Reads a condition. `extra` are names besides facts that are allowed.
+pub fn condition(
+    r: &mut Reader,
+    names: &Names,
+    node: &Node,
+    what: &str,
+    extra: &[&str],
+) -> Option<Condition> {
     let entries = r.map(node, what)?;
     if entries.is_empty() {
         let help = "name a fact and what it has to be, as in {destination: ES}";
@@ -28,29 +52,34 @@ pub fn matcher(r: &mut Reader, names: &Names, node: &Node, what: &str, extra: &[
         }
         let Some(name) = key.text() else { continue };
         let read = match name {
-            "any_of" => branches(r, names, value, name, extra).map(Matcher::Any),
-            "none_of" => branches(r, names, value, name, extra).map(Matcher::None),
-            _ if extra.contains(&name) => test(r, names, name, value).map(|_| Matcher::default()),
-            _ => match names.fact(name) {
-                Some(fact) => test(r, names, name, value).map(|t| Matcher::Fact(fact, t)),
-                None => {
-                    unknown_fact(r, names, key, name, extra);
-                    None
-                }
-            },
+            "any_of" => branches(r, names, value, name, extra).map(Condition::Any),
+            "none_of" => branches(r, names, value, name, extra).map(Condition::None),
+            _ if extra.contains(&name) || names.fact(name).is_some() => {
+                test(r, names, name, value).map(|t| Condition::Is(name.to_owned(), t))
+            }
+            _ => {
+                unknown_fact(r, names, key, name, extra);
+                None
+            }
         };
         match read {
             Some(m) => all.push(m),
             None => good = false,
         }
     }
-    good.then_some(Matcher::All(all))
+    good.then_some(Condition::All(all))
 }
 
-fn branches(r: &mut Reader, names: &Names, node: &Node, what: &str, extra: &[&str]) -> Option<Vec<Matcher>> {
+fn branches(
+    r: &mut Reader,
+    names: &Names,
+    node: &Node,
+    what: &str,
+    extra: &[&str],
+) -> Option<Vec<Condition>> {
     let items = r.list(node, &format!("`{what}`"))?;
     let what = format!("an entry of `{what}`");
-    let read: Vec<Matcher> = items.iter().filter_map(|n| matcher(r, names, n, &what, extra)).collect();
+    let read: Vec<Condition> = items.iter().filter_map(|n| condition(r, names, n, &what, extra)).collect();
     (read.len() == items.len()).then_some(read)
 }
 

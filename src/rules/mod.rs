@@ -8,6 +8,7 @@ pub mod calendar;
 mod calendar_file;
 mod canon;
 mod compile;
+pub mod condition;
 pub mod duration;
 mod lints;
 mod logic;

@@ -3,6 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use super::calendar::Calendar;
+use super::condition::Condition;
+use super::ruleset::Span;
 use crate::model::Severity;
 
 /// `policies.yaml`, checked.
@@ -18,6 +21,34 @@ pub struct Policies {
     pub default_policy: Option<String>,
     /// `owners:` by the rule's owner.
     pub owners: BTreeMap<String, OwnerRoute>,
+    /// `inhibit:` in file order.
+    pub inhibit: Vec<Inhibit>,
+    /// `mute:` in file order.
+    pub mute: Vec<Mute>,
+}
+
+/// What stands explains what else stands: only the cause is told.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inhibit {
+    /// The cause.
+    pub source: Condition,
+    /// What it explains.
+    pub target: Condition,
+    /// Names whose values both have alike, for it to do so.
+    pub equal: Vec<String>,
+}
+
+/// A calendar that keeps quiet.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mute {
+    /// Its id.
+    pub id: String,
+    /// Whose opening hours count.
+    pub calendar: Calendar,
+    /// Quiet while the calendar is closed; else while it is open.
+    pub outside: bool,
+    /// What of; everything where it says nothing.
+    pub on: Condition,
 }
 
 /// Somebody to tell.
@@ -75,7 +106,7 @@ impl std::fmt::Debug for SecretText {
 }
 
 /// One escalation policy.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Policy {
     /// Its id.
     pub id: String,
@@ -93,6 +124,15 @@ pub struct Policy {
     pub steps: Vec<Step>,
     /// Facts shown in messages besides those of `group_by` and the rule's matchers.
     pub show: Vec<String>,
+    /// Steps count in it; `None`: on the plain clock.
+    pub calendar: Option<Calendar>,
+    /// Where there is a calendar: what each step's `after` is in it. [`Step::after`] stands for one that is missing here.
+    pub spans: Vec<Span>,
+    /// Milliseconds of the local day at which all it has to say is said, once a day; `None`: group by group. The zone is
+    /// the calendar's, else UTC.
+    pub digest_at: Option<i64>,
+    /// Nobody acknowledges without a comment.
+    pub comment_needed: bool,
 }
 
 /// A rung.

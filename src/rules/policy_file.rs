@@ -3,21 +3,24 @@
 use std::collections::BTreeMap;
 
 use super::body::{OWNERS, severity};
+use super::calendar::{self, Calendar};
 use super::calendar_file;
-use super::matchers::{matcher, unknown_fact};
+use super::condition::OF_EXCEPTION;
+use super::matchers::{condition, unknown_fact};
 use super::names::Names;
-use super::policies::{OwnerRoute, Policies, Policy, Step};
+use super::policies::{Inhibit, Mute, OwnerRoute, Policies, Policy, Step};
 use super::problem::{Place, code};
 use super::reader::{Fields, Reader};
 use super::receiver::receiver;
 use super::rule::optional;
-use crate::model::{MINUTE, SECOND, Severity};
+use super::ruleset::Span;
+use crate::model::{DAY, MINUTE, SECOND, Severity, Time};
 use crate::yaml::{Kind, Node, cut};
 
 /// Every key of the file.
 pub const FILE_KEYS: [&str; 7] =
     ["receivers", "policies", "default_policy", "owners", "inhibit", "mute", "calendars"];
-const POLICY_KEYS: [&str; 10] = [
+const POLICY_KEYS: [&str; 11] = [
     "id",
     "group_by",
     "group_wait",
@@ -28,9 +31,8 @@ const POLICY_KEYS: [&str; 10] = [
     "show",
     "calendar",
     "digest_at",
+    "comment_needed",
 ];
-/// What groups and `inhibit` know besides facts.
-const OF_EXCEPTION: [&str; 5] = ["rule", "severity", "owner", "policy", "parcel_id"];
 const GROUP_BY: [&str; 4] = ["rule", "severity", "owner", "parcel_id"];
 
 /// Reads the file; what it defines goes into `names`. `None`: it has problems.
@@ -63,7 +65,8 @@ pub fn policy_file(r: &mut Reader, names: &mut Names, node: &Node) -> Option<Pol
     }
     file.default_policy = default_policy(r, names, &fields, &file);
     names.default_policy = file.default_policy.clone();
-    not_applied(r, names, &fields);
+    file.inhibit = inhibit(r, names, &fields);
+    file.mute = mute(r, names, &fields);
     Some(file)
 }
 
@@ -122,14 +125,11 @@ fn policy(
     let repeat_every = optional(&fields, "repeat_every", |n| at_least(r, n, "`repeat_every`", MINUTE));
     let ack_timeout = optional(&fields, "ack_timeout", |n| at_least(r, n, "`ack_timeout`", MINUTE));
     let show = optional(&fields, "show", |n| facts(r, names, n, "`show`", &[]));
-    for key in ["calendar", "digest_at"] {
-        if let Some((k, value)) = fields.entry(key) {
-            policy_extra(r, names, key, value);
-            not_yet(r, &k.at, &format!("`{key}` of a policy"));
-        }
-    }
+    let calendar = optional(&fields, "calendar", |n| calendar_of(r, names, n));
+    let digest_at = optional(&fields, "digest_at", |n| time_of_day(r, n));
+    let comment_needed = optional(&fields, "comment_needed", |n| r.flag(n, "`comment_needed`"));
     let steps = match fields.get("steps") {
-        Some(n) => steps(r, n, receivers),
+        Some(n) => steps(r, n, receivers, matches!(calendar, Some(Some(Some(_))))),
         None => {
             r.missing(
                 &node.at,
@@ -137,7 +137,7 @@ fn policy(
                 "steps",
                 "say whom it tells, as in `steps: [{after: 0m, notify: [ops_mail]}]`",
             );
-            None
+            (None, Vec::new())
         }
     };
     Some(Policy {
@@ -147,26 +147,40 @@ fn policy(
         group_interval: group_interval?.unwrap_or(5 * MINUTE),
         repeat_every: repeat_every?,
         ack_timeout: ack_timeout?,
-        steps: steps?,
+        steps: steps.0?,
+        spans: steps.1,
         show: show?.unwrap_or_default(),
+        calendar: calendar?.flatten(),
+        digest_at: digest_at?,
+        comment_needed: comment_needed?.unwrap_or(false),
     })
 }
 
-fn policy_extra(r: &mut Reader, names: &Names, key: &str, node: &Node) {
-    let Some(text) = r.text(node, &format!("`{key}`")) else { return };
-    if key == "calendar" {
-        known_calendar(r, names, node, text);
-    } else if calendar_file::clock(text).is_none() {
-        let message = format!("`{}` is no time of day", cut(text));
-        r.error(code::BAD_VALUE, &node.at, message, "write HH:MM, as in \"08:00\"");
+/// The calendar of this name; `Some(None)`: the plain clock.
+fn calendar_of(r: &mut Reader, names: &Names, node: &Node) -> Option<Option<Calendar>> {
+    let id = r.text(node, "`calendar`")?;
+    if id == "elapsed" {
+        return Some(None);
+    }
+    match names.calendars.iter().find(|(c, _)| c == id) {
+        // One with problems of its own has told them.
+        Some((_, calendar)) => calendar.clone().map(Some),
+        None => {
+            let ids = names.calendars.iter().map(|(c, _)| c.as_str());
+            r.unknown(code::UNDEFINED, &node.at, format!("no calendar is named `{}`", cut(id)), id, ids);
+            None
+        }
     }
 }
 
-fn known_calendar(r: &mut Reader, names: &Names, node: &Node, id: &str) {
-    if id != "elapsed" && !names.calendars.iter().any(|(c, _)| c == id) {
-        let ids = names.calendars.iter().map(|(c, _)| c.as_str());
-        r.unknown(code::UNDEFINED, &node.at, format!("no calendar is named `{}`", cut(id)), id, ids);
+fn time_of_day(r: &mut Reader, node: &Node) -> Option<i64> {
+    let text = r.text(node, "`digest_at`")?;
+    let clock = calendar_file::clock(text).filter(|ms| *ms < DAY);
+    if clock.is_none() {
+        let message = format!("`{}` is no time of day", cut(text));
+        r.error(code::BAD_VALUE, &node.at, message, "write HH:MM, as in \"08:00\"");
     }
+    clock
 }
 
 fn at_least(r: &mut Reader, node: &Node, what: &str, least: i64) -> Option<i64> {
@@ -204,30 +218,51 @@ fn facts(r: &mut Reader, names: &Names, node: &Node, what: &str, extra: &[&str])
     good.then_some(list)
 }
 
-fn steps(r: &mut Reader, node: &Node, receivers: &BTreeMap<&str, Place>) -> Option<Vec<Step>> {
-    let items = r.list(node, "`steps`")?;
+/// The steps, and where they count in a calendar what each `after` is there.
+fn steps(
+    r: &mut Reader,
+    node: &Node,
+    receivers: &BTreeMap<&str, Place>,
+    in_calendar: bool,
+) -> (Option<Vec<Step>>, Vec<Span>) {
+    let Some(items) = r.list(node, "`steps`") else { return (None, Vec::new()) };
     let mut steps: Vec<Step> = Vec::with_capacity(items.len());
+    let mut spans = Vec::new();
     for item in items {
-        let Some(step) = step(r, item, receivers) else { continue };
+        let Some((step, span)) = step(r, item, receivers, in_calendar) else { continue };
+        spans.extend(span);
         if steps.last().is_some_and(|s| step.after <= s.after) {
             let help = "put the earliest first: 0m, 4h, 24h; whom to tell at one time goes into one step";
             r.lint(code::STAGES_ORDER, &item.at, "this step is not later than the one before it", help);
         }
         steps.push(step);
     }
-    (steps.len() == items.len()).then_some(steps)
+    ((steps.len() == items.len()).then_some(steps), spans)
 }
 
-fn step(r: &mut Reader, node: &Node, receivers: &BTreeMap<&str, Place>) -> Option<Step> {
+fn step(
+    r: &mut Reader,
+    node: &Node,
+    receivers: &BTreeMap<&str, Place>,
+    in_calendar: bool,
+) -> Option<(Step, Option<Span>)> {
     let fields = r.fields(node, "a step", &["after", "notify", "min_severity"])?;
-    let after = optional(&fields, "after", |n| r.elapsed(n, "`after`"));
+    let (mut span, mut after) = (None, Some(None));
+    if in_calendar {
+        let read = optional(&fields, "after", |n| r.span(n, "`after`"));
+        span = Some(read?.unwrap_or_default());
+        // For the order of steps, about.
+        after = Some(span.map(|s| calendar::elapsed(Time(0), s, false).0));
+    } else if fields.get("after").is_some() {
+        after = optional(&fields, "after", |n| r.elapsed(n, "`after`"));
+    }
     let min_severity = optional(&fields, "min_severity", |n| severity(r, n));
     let Some(notify) = fields.get("notify") else {
         r.missing(&node.at, "a step", "notify", "name receivers, or owner, as in `notify: [ops_mail]`");
         return None;
     };
     let notify = told(r, notify, "`notify`", receivers, true);
-    Some(Step { after: after?.unwrap_or(0), notify: notify?, min_severity: min_severity? })
+    Some((Step { after: after?.unwrap_or(0), notify: notify?, min_severity: min_severity? }, span))
 }
 
 /// Receivers' ids that are defined.
@@ -350,53 +385,56 @@ fn route(
     Some(OwnerRoute { by: by?, to: to?.unwrap_or_default(), default: default?.unwrap_or_default() })
 }
 
-fn not_yet(r: &mut Reader, at: &std::ops::Range<usize>, what: &str) {
-    let help = "it is kept for a later version, and has no effect in this one";
-    r.lint(code::NOT_APPLIED, at, format!("{what} is not applied yet"), help);
+fn inhibit(r: &mut Reader, names: &Names, fields: &Fields<'_>) -> Vec<Inhibit> {
+    let mut all = Vec::new();
+    for entry in list(r, fields, "inhibit") {
+        let Some(f) = r.fields(entry, "an entry of `inhibit`", &["source", "target", "equal"]) else {
+            continue;
+        };
+        let mut side = |key: &str| match f.get(key) {
+            Some(n) => condition(r, names, n, &format!("`{key}`"), &OF_EXCEPTION),
+            None => {
+                r.missing(&entry.at, "an entry of `inhibit`", key, "source silences target");
+                None
+            }
+        };
+        let (source, target) = (side("source"), side("target"));
+        let equal = optional(&f, "equal", |n| facts(r, names, n, "`equal`", &OF_EXCEPTION));
+        if let (Some(source), Some(target), Some(equal)) = (source, target, equal) {
+            all.push(Inhibit { source, target, equal: equal.unwrap_or_default() });
+        }
+    }
+    all
 }
 
-/// `inhibit` and `mute`: their form is checked, and that they have no effect yet is said.
-fn not_applied(r: &mut Reader, names: &Names, fields: &Fields<'_>) {
-    if let Some((key, node)) = fields.entry("inhibit") {
-        for entry in r.list(node, "`inhibit`").unwrap_or_default() {
-            let Some(f) = r.fields(entry, "an entry of `inhibit`", &["source", "target", "equal"]) else {
-                continue;
-            };
-            for side in ["source", "target"] {
-                match f.get(side) {
-                    Some(n) => drop(matcher(r, names, n, &format!("`{side}`"), &OF_EXCEPTION)),
-                    None => r.missing(&entry.at, "an entry of `inhibit`", side, "source silences target"),
+fn mute(r: &mut Reader, names: &Names, fields: &Fields<'_>) -> Vec<Mute> {
+    let mut all = Vec::new();
+    let mut seen = BTreeMap::new();
+    for entry in list(r, fields, "mute") {
+        let id = identified(r, entry, "an entry of `mute`", &mut seen);
+        let Some(f) = r.fields(entry, "an entry of `mute`", &["id", "calendar", "outside", "match"]) else {
+            continue;
+        };
+        let calendar = match f.get("calendar") {
+            Some(n) => {
+                let calendar = calendar_of(r, names, n);
+                if calendar == Some(None) {
+                    let help = "name one of `calendars:`; a mute needs opening hours";
+                    r.error(code::BAD_VALUE, &n.at, "the plain clock never opens or closes", help);
                 }
+                calendar.flatten()
             }
-            if let Some(n) = f.get("equal") {
-                facts(r, names, n, "`equal`", &OF_EXCEPTION);
+            None => {
+                r.missing(&entry.at, "an entry of `mute`", "calendar", "name one of `calendars:`");
+                None
             }
+        };
+        let outside = optional(&f, "outside", |n| r.flag(n, "`outside`"));
+        let on = optional(&f, "match", |n| condition(r, names, n, "`match`", &OF_EXCEPTION));
+        if let (Some(id), Some(calendar), Some(outside), Some(on)) = (id, calendar, outside, on) {
+            let (outside, on) = (outside.unwrap_or(false), on.unwrap_or_default());
+            all.push(Mute { id: id.to_owned(), calendar, outside, on });
         }
-        not_yet(r, &key.at, "`inhibit`");
     }
-    if let Some((key, node)) = fields.entry("mute") {
-        let mut seen = BTreeMap::new();
-        for entry in r.list(node, "`mute`").unwrap_or_default() {
-            identified(r, entry, "an entry of `mute`", &mut seen);
-            let Some(f) = r.fields(entry, "an entry of `mute`", &["id", "calendar", "outside", "match"])
-            else {
-                continue;
-            };
-            match f.get("calendar") {
-                Some(n) => {
-                    if let Some(id) = r.text(n, "`calendar`") {
-                        known_calendar(r, names, n, id);
-                    }
-                }
-                None => r.missing(&entry.at, "an entry of `mute`", "calendar", "name one of `calendars:`"),
-            }
-            if let Some(n) = f.get("outside") {
-                r.flag(n, "`outside`");
-            }
-            if let Some(n) = f.get("match") {
-                matcher(r, names, n, "`match`", &OF_EXCEPTION);
-            }
-        }
-        not_yet(r, &key.at, "`mute`");
-    }
+    all
 }

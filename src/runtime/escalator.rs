@@ -8,7 +8,7 @@ use tokio::sync::{Notify, watch};
 
 use super::clock::WallClock;
 use crate::cases::{Cases, CasesError};
-use crate::escalation::{self, NEVER, Sender};
+use crate::escalation::{self, NEVER, Quiet, Sender};
 use crate::model::MINUTE;
 use crate::rules::Policies;
 
@@ -153,6 +153,7 @@ impl Escalator {
         let policies = Arc::clone(&self.policies.borrow_and_update());
         let now = self.clock.now_ms();
         if memory.policies.as_deref() != Some(&policies.hash) {
+            self.cases.comments_needed(&policies);
             self.cases.policies_in_force(&policies.hash, now).await?;
             memory.policies = Some(policies.hash.clone());
         }
@@ -205,6 +206,7 @@ impl Escalator {
         if groups.is_empty() {
             return Ok(false);
         }
+        let silences = tx.silences(now).await?;
         let mut room = SLICE;
         let mut more = groups.len() >= GROUPS as usize;
         for group in groups {
@@ -215,7 +217,8 @@ impl Escalator {
             let (members, counts) = tx.members(&group.id, speaking, room).await?;
             let cut = members.len() >= room as usize;
             room -= u32::try_from(members.len()).unwrap_or(room).min(room);
-            let mut flushed = escalation::flush(&sender, group, members, counts, now);
+            let quiet = Quiet { silences: silences.clone(), sources: tx.sources(policies, &members).await? };
+            let mut flushed = escalation::flush_unless(&sender, &quiet, group, members, counts, now);
             if cut {
                 // The rest of this very flush comes with the next transaction.
                 flushed.group.flush_ms = now;

@@ -8,6 +8,7 @@
 
 pub mod clock;
 pub mod daemon;
+mod desk;
 pub mod dispatcher;
 pub mod escalator;
 pub mod group;

@@ -8,11 +8,13 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::clock::WallClock;
+use super::desk;
 use super::dispatcher::{Outbox, OutboxError, Outcome};
 use crate::cases::{self, Cases, CasesError};
 use crate::http::ports::{
     Acted, Action, ApiError, CasesApi, Filter, LinkedMessage, Operator, Page, StateFilter,
 };
+use crate::http::silences::Desk;
 use crate::model::Time;
 use crate::notify::Message;
 
@@ -148,19 +150,14 @@ impl CasesApi for Api {
         who: &'a Operator,
     ) -> BoxFuture<'a, Result<Acted, ApiError>> {
         async move {
-            let (now, remark) = (self.clock.now_ms(), remark(who));
-            let acted = match action {
-                Action::Acknowledge => self.cases.acknowledge(id, &who.by, &remark, now).await,
-                Action::Resolve => self.cases.resolve(id, &who.by, &remark, now).await,
-            };
-            Ok(match acted.map_err(unavailable)? {
-                cases::Acted::Done => Acted::Done,
-                cases::Acted::Already => Acted::Already,
-                cases::Acted::Resolved => Acted::Resolved,
-                cases::Acted::NotFound => Acted::NotFound,
-            })
+            let acted = self.cases.act(desk::act(action), id, &desk::who(who), self.clock.now_ms()).await;
+            acted.map(desk::acted).map_err(unavailable)
         }
         .boxed()
+    }
+
+    fn desk(&self) -> Option<&dyn Desk> {
+        Some(self)
     }
 
     fn message<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<LinkedMessage>, ApiError>> {
@@ -169,15 +166,6 @@ impl CasesApi for Api {
             Ok(row.map(|r| LinkedMessage { recipient: r.recipient, subject: r.subject, body: r.body }))
         }
         .boxed()
-    }
-}
-
-/// The comment as it is kept: with the right by which somebody acted, for the audit.
-fn remark(who: &Operator) -> String {
-    match (who.comment.as_str(), &who.via) {
-        (comment, None) => comment.to_owned(),
-        ("", Some(via)) => format!("by {via}"),
-        (comment, Some(via)) => format!("{comment} (by {via})"),
     }
 }
 
@@ -195,6 +183,6 @@ fn page(page: cases::Page) -> Page {
     Page { items: page.items, next_cursor: page.next_cursor }
 }
 
-fn unavailable(error: CasesError) -> ApiError {
+pub(super) fn unavailable(error: CasesError) -> ApiError {
     ApiError::Unavailable(error.to_string())
 }

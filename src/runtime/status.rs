@@ -158,6 +158,9 @@ impl Daemon for DaemonPort {
             metrics.snapshot_size_bytes.set(sum(|p| p.saved_bytes.load(Ordering::Relaxed)));
             let saved = partitions.iter().map(|p| p.saved_ms.load(Ordering::Relaxed)).min().unwrap_or(0);
             set_time(&metrics.snapshot_last_success, saved);
+            for (why, n) in self.cases.take_suppressed() {
+                metrics.suppressed(why.name(), n);
+            }
             self.count_exceptions();
             self.count_outbox().await;
         })

@@ -85,6 +85,7 @@ fn policies(receivers: Vec<(&str, ReceiverKind)>) -> Policies {
             ack_timeout: None,
             steps: vec![Step { after: 0, notify, min_severity: None }],
             show: Vec::new(),
+            ..Policy::default()
         }],
         default_policy: Some("handoff".into()),
         ..Policies::default()

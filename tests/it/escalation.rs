@@ -8,6 +8,8 @@ use crate::world::{
     HOUR, MINUTE, Message, SECOND, START, World, change, ended, lines, opened, policies, raised, step,
 };
 
+mod desk;
+mod quiet;
 mod random;
 
 fn one_step() -> parcelwatch::rules::Policies {
@@ -117,7 +119,7 @@ async fn what_ends_before_its_flush_is_told_to_nobody() {
     for parcel in ["P1", "P2"] {
         let id = opened(parcel, 1).exception_id();
         let seen = world.cases.exception(&id, START).await.expect("read").expect("there");
-        assert_eq!(seen["unsent"][0]["reason"], "resolved_before_flush", "{parcel}");
+        assert_eq!(seen["unsent"][0]["reason"], "resolved_before_send", "{parcel}");
     }
 }
 

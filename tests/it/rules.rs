@@ -56,7 +56,24 @@ fn policies_and_calendars_compile() {
     let loaded = good(&files);
     let (rules, policies) = (loaded.rules.unwrap(), loaded.policies.unwrap());
     assert_eq!((rules.rules.len(), rules.calendars.len()), (2, 3));
-    assert_eq!((policies.receivers.len(), policies.policies.len()), (3, 2));
+    assert_eq!((policies.receivers.len(), policies.policies.len()), (3, 3));
+    assert_eq!((policies.inhibit.len(), policies.mute.len()), (1, 2));
+    let office = policies.policy("office").unwrap();
+    assert!(office.comment_needed && office.digest_at == Some(8 * 3_600_000));
+    assert_eq!((office.spans[1].business_days, office.spans[1].ms), (1, 2 * 3_600_000));
+    let hash = |change: &dyn Fn(&str) -> String| {
+        let text =
+            String::from_utf8(std::fs::read(root().join("tests/data/rules/good/policies.yaml")).unwrap())
+                .unwrap();
+        let files = [bytes("policies.yaml", change(&text)), file("good/with_policies.yaml", "rules.yaml")];
+        good(&files).policies.unwrap().hash
+    };
+    let same = hash(&|t| t.to_owned());
+    for (from, to) in
+        [("outside: true, ", ""), ("equal: [lane]", "equal: []"), ("1bd2h", "1bd3h"), ("08:00", "08:30")]
+    {
+        assert_ne!(same, hash(&|t| t.replace(from, to)), "{from} -> {to}");
+    }
     assert_eq!(policies.default_policy.as_deref(), Some("handoff"));
     // A secret's path starts from the folder of the file that names it; its place is not shown.
     let erp = format!("{:?}", policies.receiver("erp").unwrap());

@@ -124,6 +124,7 @@ pub fn policies(steps: Vec<Step>) -> Policies {
             ack_timeout: None,
             steps,
             show: vec!["order_id".into()],
+            ..Policy::default()
         }],
         default_policy: Some("handoff".into()),
         owners: BTreeMap::from([(
@@ -134,6 +135,7 @@ pub fn policies(steps: Vec<Step>) -> Policies {
                 default: vec!["ops_mail".into()],
             },
         )]),
+        ..Policies::default()
     }
 }
 
@@ -303,6 +305,14 @@ impl World {
             }
         }
     }
+}
+
+/// Does something to the file behind everybody's back.
+pub async fn sql(world: &World, statement: &'static str) {
+    use sqlx::Connection as _;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(world.dir.path().join("cases.sqlite"));
+    let mut connection = sqlx::SqliteConnection::connect_with(&options).await.expect("opens");
+    sqlx::query(statement).execute(&mut connection).await.expect("does");
 }
 
 /// A message that arrived.

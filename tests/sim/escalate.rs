@@ -48,6 +48,7 @@ fn policies(random: &mut Random) -> Policies {
             ack_timeout: *random.pick(&[None, Some(30 * MINUTE), Some(8 * HOUR)]),
             steps: afters.iter().map(|a| step(random, a)).collect(),
             show: Vec::new(),
+            ..Policy::default()
         }
     };
     let route = OwnerRoute {
@@ -61,6 +62,7 @@ fn policies(random: &mut Random) -> Policies {
         policies: vec![policy(random, "calm"), policy(random, "urgent")],
         default_policy: Some("calm".into()),
         owners: BTreeMap::from([("carrier".to_owned(), route)]),
+        ..Policies::default()
     }
 }
 

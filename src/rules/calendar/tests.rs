@@ -287,3 +287,59 @@ fn business_days_are_those_of_a_naive_walk() {
         assert!(drift == 0 || drift == HOUR, "{from} + {n}bd: {got}");
     }
 }
+
+/// [`Calendar::turns`] against a look at every quarter of an hour.
+#[test]
+fn a_calendar_turns_where_it_does_not_stay_as_it_is() {
+    let windows: [Vec<(i64, i64)>; 4] = [
+        vec![(9 * HOUR, 14 * HOUR), (15 * HOUR, 18 * HOUR)],
+        vec![(0, 24 * HOUR)],
+        vec![(0, 6 * HOUR), (22 * HOUR, 24 * HOUR)],
+        vec![(0, 2 * HOUR + HOUR / 2), (3 * HOUR, 24 * HOUR)],
+    ];
+    let quarter = HOUR / 4;
+    // Both changes of the clock of 2026 in Europe, and a weekend.
+    for start in ["2026-03-26T00:00:00Z", "2026-10-22T00:00:00Z"] {
+        let start = Time::parse(start).unwrap();
+        for (zone, windows) in ["Europe/Madrid", "UTC", "Asia/Kathmandu"]
+            .iter()
+            .flat_map(|z| windows.iter().map(move |w| (z, w)))
+        {
+            let days = [true, true, true, true, true, false, true];
+            let calendar = Calendar::new("c", zone, days, windows.clone(), Vec::new()).unwrap();
+            let mut at = start;
+            for _ in 0..40 {
+                let (open, turn) = (calendar.is_open(at), calendar.turns(at));
+                assert!(turn > at);
+                let mut looked = at;
+                while looked < turn {
+                    assert_eq!(calendar.is_open(looked), open, "{zone} {windows:?} {looked} before {turn}");
+                    looked = looked.plus(quarter);
+                }
+                assert_ne!(calendar.is_open(turn), open, "{zone} {windows:?} at {turn}");
+                at = turn;
+            }
+        }
+    }
+    let always = Calendar::new("c", "UTC", [true; 7], vec![(0, 24 * HOUR)], Vec::new()).unwrap();
+    let never = Calendar::new("c", "UTC", [false; 7], vec![(0, 24 * HOUR)], Vec::new()).unwrap();
+    for (calendar, open) in [(always, true), (never, false)] {
+        let start = Time::parse("2026-03-26T00:00:00Z").unwrap();
+        assert_eq!(calendar.is_open(start), open);
+        assert!(calendar.turns(start) > start.plus(3_650 * 24 * HOUR));
+    }
+}
+
+#[test]
+fn a_time_of_day_comes_once_a_day() {
+    let calendar = Calendar::new("c", "Europe/Madrid", [true; 7], vec![(0, 24 * HOUR)], Vec::new()).unwrap();
+    for (at, next) in [
+        ("2026-10-24T06:00:00Z", "2026-10-25T07:00:00Z"),
+        ("2026-10-24T05:59:59Z", "2026-10-24T06:00:00Z"),
+        ("2026-10-25T07:00:00Z", "2026-10-26T07:00:00Z"),
+        ("2026-03-28T07:00:00Z", "2026-03-29T06:00:00Z"),
+    ] {
+        let next = Time::parse(next).unwrap();
+        assert_eq!(calendar.next_clock(Time::parse(at).unwrap(), 8 * HOUR), next, "{at}");
+    }
+}
