@@ -50,7 +50,7 @@ struct Draft {
     groups: BTreeMap<String, Group>,
     /// (number, index of the entry, exception, body)
     changes: Vec<(i64, usize, i64, i64)>,
-    unsent: Vec<i64>,
+    unsent: Vec<(i64, Why)>,
     moves: BTreeMap<(String, Severity), i64>,
 }
 
@@ -84,9 +84,9 @@ impl Cases {
         let (new, draft) =
             self.write(&mut tx, batch, &entries, recorded).await.map_err(|e| self.failed(e))?;
         self.end(tx).await?;
-        if !draft.unsent.is_empty() {
-            self.suppress(&[(Why::ResolvedBeforeFlush, draft.unsent.len() as u64)].into());
-        }
+        let mut decided = BTreeMap::new();
+        draft.unsent.iter().for_each(|(_, why)| *decided.entry(*why).or_insert(0) += 1);
+        self.suppress(&decided);
         self.count(draft.moves);
         if !draft.changes.is_empty() {
             self.changed().notify_one();
@@ -261,11 +261,22 @@ async fn decide(
             draft.names.insert((number - 1, entry.name.clone()));
             fold::first(&told, number - 1, &entry.exception_id)
         });
+        if case.ladder.waiting
+            && case.ladder.told_seq < case.news.seq
+            && told.change.kind == ChangeKind::Raised
+        {
+            // What waited for its group's message is told with this, not by itself.
+            draft.unsent.push((case.number, Why::Grouped));
+        }
+        let was = fold::Before::of(case);
         let effect = fold::fold(case, &told);
         let evidence = entry.change.evidence.as_deref();
         address(case, evidence, batch.policies, effect, &mut draft.groups);
+        if effect == Effect::Opened && fold::flap(case, &was, batch.policies, batch.now_ms) {
+            draft.unsent.push((case.number, Why::Duplicate));
+        }
         if effect == Effect::EndedUnheard && !case.group_id.is_empty() {
-            draft.unsent.push(case.number);
+            draft.unsent.push((case.number, Why::ResolvedBeforeFlush));
         }
         if let Some(key) = before {
             *draft.moves.entry(key).or_insert(0) -= 1;
@@ -385,13 +396,17 @@ async fn insert_groups(tx: &mut SqliteConnection, groups: impl Iterator<Item = &
     Ok(())
 }
 
-async fn insert_unheard(tx: &mut SqliteConnection, exceptions: &[i64], now_ms: i64) -> sqlx::Result<()> {
+async fn insert_unheard(
+    tx: &mut SqliteConnection,
+    exceptions: &[(i64, Why)],
+    now_ms: i64,
+) -> sqlx::Result<()> {
     for chunk in exceptions.chunks(CHUNK) {
         let sql =
             row::values_sql("INSERT INTO unsent (exception, reason, step, at_ms) VALUES", 4, chunk.len(), "");
         let mut query = sqlx::query(AssertSqlSafe(sql));
-        for exception in chunk {
-            query = query.bind(*exception).bind(Why::ResolvedBeforeFlush.name()).bind(0_i64).bind(now_ms);
+        for (exception, why) in chunk {
+            query = query.bind(*exception).bind(why.name()).bind(0_i64).bind(now_ms);
         }
         query.execute(&mut *tx).await?;
     }

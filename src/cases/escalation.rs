@@ -7,11 +7,12 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::causes::Causes;
-use super::outbox;
 use super::row::{self, COLUMNS, list_sql};
 use super::store::{Tx, lock};
-use super::{Cases, CasesError, OutboxRow, operate};
-use crate::escalation::{Case, Counts, Evidence, Flushed, Group, Member, NEVER, State, Told, Unsent, Why};
+use super::{Cases, CasesError, operate};
+use crate::escalation::{
+    Budget, Case, Counts, Evidence, Flushed, Group, Member, NEVER, State, Told, Unsent, Why,
+};
 
 /// Rows of a statement.
 const CHUNK: usize = 250;
@@ -20,7 +21,7 @@ const CHUNK: usize = 250;
 pub struct Escalation {
     cases: Cases,
     tx: Tx,
-    filled: bool,
+    pub(super) filled: bool,
     pub(super) causes: Causes,
     unsent: BTreeMap<Why, u64>,
 }
@@ -312,13 +313,20 @@ impl Escalation {
     pub async fn write_flush(
         &mut self,
         flushed: &Flushed,
+        budget: &mut Budget,
         dry_run: bool,
         now_ms: i64,
     ) -> Result<(), CasesError> {
-        self.write_messages(flushed, dry_run, now_ms).await.map_err(|e| self.cases.failed(e))
+        self.write_messages(flushed, budget, dry_run, now_ms).await.map_err(|e| self.cases.failed(e))
     }
 
-    async fn write_messages(&mut self, flushed: &Flushed, dry_run: bool, now_ms: i64) -> sqlx::Result<()> {
+    async fn write_messages(
+        &mut self,
+        flushed: &Flushed,
+        budget: &mut Budget,
+        dry_run: bool,
+        now_ms: i64,
+    ) -> sqlx::Result<()> {
         for case in &flushed.cases {
             self.write_case(case, now_ms).await?;
         }
@@ -340,52 +348,11 @@ impl Escalation {
             .execute(&mut *self.tx)
             .await?;
         }
-        let rows: Vec<OutboxRow> = flushed
-            .messages
-            .iter()
-            .map(|m| OutboxRow {
-                id: m.id.clone(),
-                receiver: m.to.receiver.clone(),
-                integration: m.integration.to_owned(),
-                recipient: m.to.recipient.clone(),
-                kind: m.reason.name().to_owned(),
-                subject: m.subject.clone(),
-                body: m.body.clone(),
-                thread: m.thread.clone(),
-                attempts: 0,
-                created_ms: now_ms,
-                due_ms: now_ms,
-            })
-            .collect();
-        outbox::put(&mut self.tx, &rows, if dry_run { "dry_run" } else { "pending" }).await?;
-        self.filled |= !rows.is_empty();
-        self.write_notices(flushed).await
-    }
-
-    async fn write_notices(&mut self, flushed: &Flushed) -> sqlx::Result<()> {
+        self.put(&flushed.messages, dry_run, now_ms).await?;
         for message in &flushed.messages {
-            for chunk in message.notices.chunks(CHUNK) {
-                let sql = row::values_sql(
-                    "INSERT INTO notices (outbox_id, exception, change, stage, step, at, reminder) VALUES",
-                    7,
-                    chunk.len(),
-                    " ON CONFLICT (outbox_id, exception) DO NOTHING",
-                );
-                let mut query = sqlx::query(AssertSqlSafe(sql));
-                for n in chunk {
-                    query = query
-                        .bind(message.id.clone())
-                        .bind(n.exception)
-                        .bind(n.word.name())
-                        .bind(i64::from(n.stage))
-                        .bind(i64::from(n.step))
-                        .bind(n.at.0)
-                        .bind(i64::from(n.number));
-                }
-                query.execute(&mut *self.tx).await?;
-            }
+            self.write_notices(&message.id, &message.notices).await?;
         }
-        Ok(())
+        self.write_gathered(flushed, budget).await
     }
 
     /// Writes the escalator's own columns. An acknowledgement that ran out is an action of nobody's.

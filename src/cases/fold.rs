@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::escalation::{Body, Case, Ladder, NEVER, News, State, Word};
+use crate::escalation::{Body, Case, Ladder, NEVER, News, State, Word, policy_of};
 use crate::model::{Change, ChangeKind, Severity};
+use crate::rules::Policies;
 
 /// A change with what cases adds to it.
 pub(super) struct Told<'a> {
@@ -65,6 +66,52 @@ pub(super) enum Effect {
     Unseen,
 }
 
+/// What of an exception counts when it opens again soon after it ended.
+pub(super) struct Before {
+    state: State,
+    ladder: Ladder,
+    group_id: String,
+    highest_severity: Severity,
+    news_seq: i64,
+}
+
+impl Before {
+    /// As it stands before a change is folded.
+    pub(super) fn of(case: &Case) -> Before {
+        Before {
+            state: case.state,
+            ladder: case.ladder,
+            group_id: case.group_id.clone(),
+            highest_severity: case.highest_severity,
+            news_seq: case.news.seq,
+        }
+    }
+}
+
+/// What becomes of an exception that opened again soon after it ended, once [`fold`] has taken the opening and it has been given a group.
+/// Where its end was held back and not told, it goes on as if it had never ended, and nothing is told: returns true. Within the
+/// policy's `reopen_within` it stays in the group it was in.
+pub(super) fn flap(case: &mut Case, before: &Before, policies: &Policies, now_ms: i64) -> bool {
+    let Some(policy) = policy_of(policies, Some(&case.body.policy)) else { return false };
+    if before.state != State::Resolved || before.group_id.is_empty() || case.group_id.is_empty() {
+        return false;
+    }
+    let since = now_ms.saturating_sub(before.ladder.ended_ms);
+    let held = before.ladder.told && since < policy.hold_resolve;
+    if held || since < policy.reopen_within {
+        case.group_id.clone_from(&before.group_id);
+    }
+    if !held || case.severity > before.highest_severity {
+        return false;
+    }
+    case.highest_severity = before.highest_severity;
+    // News that nobody has heard yet is still to be told.
+    let heard = before.ladder.told_seq >= before.news_seq;
+    let told_seq = if heard { case.news.seq } else { before.ladder.told_seq };
+    case.ladder = Ladder { told_seq, next_ms: case.ladder.next_ms, ..before.ladder };
+    true
+}
+
 /// Brings the row up to a change that is new.
 pub(super) fn fold(case: &mut Case, told: &Told<'_>) -> Effect {
     let change = told.change;
@@ -83,6 +130,7 @@ pub(super) fn fold(case: &mut Case, told: &Told<'_>) -> Effect {
         }
         case.state = State::Resolved;
         case.resolved = Some((change.at, resolution));
+        case.ladder.ended_ms = told.now_ms;
         let heard = case.ladder.told || case.ladder.waiting;
         case.ladder.next_ms = if heard { told.now_ms } else { NEVER };
         return if heard { Effect::Ended } else { Effect::EndedUnheard };

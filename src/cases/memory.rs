@@ -96,8 +96,12 @@ impl Memory {
         if let Some(evidence) = evidence {
             member.evidence = Evidence::parse(evidence);
         }
+        let was = fold::Before::of(&member.case);
         let effect = fold::fold(&mut member.case, &change);
         address(&mut member.case, evidence, &self.policies, effect, &mut self.groups);
+        if effect == Effect::Opened {
+            fold::flap(&mut member.case, &was, &self.policies, self.clock);
+        }
         let owner = self.policies.owners.get(&member.case.body.owner).and_then(|o| o.by.as_deref());
         let shown = &member.case.body.facts;
         member.evidence.facts.retain(|name, _| {

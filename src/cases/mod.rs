@@ -12,6 +12,7 @@
 mod audit;
 mod causes;
 mod commit;
+mod digests;
 mod error;
 mod escalation;
 mod fold;
@@ -33,6 +34,7 @@ use crate::model::{Change, ExceptionId, Severity, Time};
 use crate::rules::{Policies, RuleSet};
 
 pub use audit::{Chain, Deed, Who, chained};
+pub use digests::DueDigest;
 pub use error::CasesError;
 pub use escalation::Escalation;
 pub use loads::RulesLoad;

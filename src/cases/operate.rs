@@ -239,6 +239,7 @@ pub(super) fn apply(
         (Act::Resolve, State::Open | State::Acknowledged) => {
             case.state = State::Resolved;
             case.resolved = Some((Time(now_ms), Resolution::ByOperator));
+            case.ladder.ended_ms = now_ms;
         }
     }
     // The escalator looks at it at once: a timer it may have had no longer counts.

@@ -16,10 +16,10 @@ pub(super) type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, SqliteArguments
 pub(super) const COLUMNS: &str = "exception, exception_id, rule, parcel_id, episode, partition_id, state, engine_open, stage, severity, \
     highest_stage, highest_severity, anchor, due, opened_at, opened_ms, news, news_at, news_seq, evidence_seq, resolved_at, resolution, \
     ack_ms, ack_by, ack_comment, incomplete, body, group_id, updated_ms, ladder_ms, ladder_round, step, told_seq, told, told_ms, \
-    reminders, waiting, next_ms, held, held_by, held_seq";
+    reminders, waiting, next_ms, held, held_by, held_seq, ended_ms";
 
 /// How many [`COLUMNS`] there are.
-pub(super) const WIDTH: usize = 41;
+pub(super) const WIDTH: usize = 42;
 
 /// What an upsert writes over: all but the identity.
 pub(super) const OVERWRITE: &str = " ON CONFLICT (exception) DO UPDATE SET state = excluded.state, engine_open = excluded.engine_open, \
@@ -31,7 +31,8 @@ pub(super) const OVERWRITE: &str = " ON CONFLICT (exception) DO UPDATE SET state
     body = excluded.body, group_id = excluded.group_id, partition_id = excluded.partition_id, updated_ms = excluded.updated_ms, \
     ladder_ms = excluded.ladder_ms, ladder_round = excluded.ladder_round, step = excluded.step, told_seq = excluded.told_seq, \
     told = excluded.told, told_ms = excluded.told_ms, reminders = excluded.reminders, waiting = excluded.waiting, \
-    next_ms = excluded.next_ms, held = excluded.held, held_by = excluded.held_by, held_seq = excluded.held_seq";
+    next_ms = excluded.next_ms, held = excluded.held, held_by = excluded.held_by, held_seq = excluded.held_seq, \
+    ended_ms = excluded.ended_ms";
 
 /// `head` with `rows` times `width` placeholders `(?, ?), …` and `tail`. Long lists have no `$N`: to SQLite those are names, and
 /// each is looked for among all the others when it is parsed and again when it is bound (a hundred times slower at
@@ -92,6 +93,7 @@ pub(super) fn bind<'q>(query: Query<'q>, case: &Case, now_ms: i64) -> Query<'q> 
         .bind(ladder.held.map_or("", |h| h.why.name()))
         .bind(ladder.held.map_or(0, |h| h.by))
         .bind(ladder.held.map_or(0, |h| h.seq))
+        .bind(ladder.ended_ms)
 }
 
 /// Reads [`COLUMNS`]; `bodies` are those known so far, one missing there is an empty one.
@@ -154,6 +156,7 @@ pub(super) fn case_of(row: &SqliteRow, bodies: &BTreeMap<i64, Arc<Body>>) -> sql
                 }),
             },
             next_ms: row.try_get(37)?,
+            ended_ms: row.try_get(41)?,
         },
     })
 }

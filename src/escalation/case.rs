@@ -72,6 +72,7 @@ pub enum Reason {
     Step,
     Reminder,
     Resolved,
+    Digest,
 }
 
 impl Reason {
@@ -86,6 +87,7 @@ impl Reason {
             Reason::Step => "step",
             Reason::Reminder => "reminder",
             Reason::Resolved => "resolved",
+            Reason::Digest => "digest",
         }
     }
 }
@@ -160,6 +162,8 @@ pub struct Ladder {
     pub waiting: bool,
     /// Why it was last kept quiet, and has not spoken since.
     pub held: Option<Held>,
+    /// Wall time of its latest end; 0: it never ended.
+    pub ended_ms: i64,
     /// Wall time at which to look at it again; [`NEVER`].
     pub next_ms: i64,
 }
@@ -176,6 +180,7 @@ impl Default for Ladder {
             reminders: 0,
             waiting: false,
             held: None,
+            ended_ms: 0,
             next_ms: NEVER,
         }
     }

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sha2::{Digest, Sha256};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use super::body::{self, Envelope};
+use super::digest::{self, Bucket, Budget, Cause, Digest, Gathered, Way};
 use super::ladder::{self, Due};
 use super::pipeline::Stage;
 use super::quiet::{self, Held, Mutes, Quiet};
@@ -108,6 +110,10 @@ pub struct Flushed {
     pub settled: Vec<i64>,
     /// Not sent, and why.
     pub unsent: Vec<Unsent>,
+    /// Digests that grew; only where a [`Budget`] was given.
+    pub gathered: Vec<Gathered>,
+    /// What recipients may still be sent.
+    pub buckets: BTreeMap<Told, Bucket>,
 }
 
 /// One exception in a message to somebody.
@@ -145,6 +151,8 @@ pub fn flush_unless(
         told: BTreeSet::new(),
         settled: Vec::new(),
         unsent: Vec::new(),
+        gathered: Vec::new(),
+        buckets: BTreeMap::new(),
     };
     let mut counts = counts;
     let mut entries = Entries::new();
@@ -174,15 +182,119 @@ pub fn flush_unless(
         rest(&mut member.case, policy, now, &mut out.unsent);
     }
     out.group.flush_ms = NEVER;
-    for ((to, step), mut list) in entries {
-        list.sort_by(|a, b| order(&members[a.member].case).cmp(&order(&members[b.member].case)));
-        compose(sender, &members, &counts, &to, step, &list, now, &mut out);
+    let mut budget = quiet_now.budget.clone();
+    for to in digest::recipients(&entries) {
+        let steps: Vec<_> =
+            entries.range((to.clone(), 0)..=(to.clone(), u32::MAX)).map(|(k, _)| k.1).collect();
+        let mut lists: Vec<(u32, Vec<Entry>)> = Vec::new();
+        for step in steps {
+            lists.extend(entries.remove(&(to.clone(), step)).map(|list| (step, list)));
+        }
+        match way(sender, policy, &out.group, budget.as_mut(), &to, &lists, now) {
+            Way::Tell => {
+                for (step, mut list) in lists {
+                    list.sort_by(|a, b| order(&members[a.member].case).cmp(&order(&members[b.member].case)));
+                    compose(sender, &members, &counts, &to, step, &list, now, &mut out);
+                }
+            }
+            Way::Gather(cause, due) => {
+                gather(sender, &members, budget.as_mut(), (to, cause, due), lists, now, &mut out);
+            }
+        }
     }
-    if !out.messages.is_empty() {
+    out.buckets = budget.map(|b| b.buckets).unwrap_or_default();
+    if !out.messages.is_empty() || !out.gathered.is_empty() {
         out.group.last_ms = now;
     }
     out.cases = members.into_iter().map(|m| m.case).collect();
     out
+}
+
+/// How one recipient is told: as ever, or by a digest.
+fn way(
+    sender: &Sender<'_>,
+    policy: &Policy,
+    group: &Group,
+    budget: Option<&mut Budget>,
+    to: &Told,
+    lists: &[(u32, Vec<Entry>)],
+    now: i64,
+) -> Way {
+    let messages = |n: usize| i64::try_from(n.div_ceil(MAX_LISTED)).unwrap_or(i64::MAX);
+    let needed: i64 = lists.iter().map(|(_, list)| messages(list.len())).sum();
+    match budget {
+        Some(budget) => {
+            // The first slice of very many is told as all of them will be.
+            let all = messages(usize::try_from(budget.waiting).unwrap_or(0));
+            let rate = sender.policies.rate(&to.receiver);
+            budget.way(to, policy, group, rate, (needed, needed.max(all)), now)
+        }
+        None => Budget::default().way(to, policy, group, None, (needed, needed), now),
+    }
+}
+
+/// Adds what there is to tell to a digest. Where nobody keeps one, it is a message at once.
+fn gather(
+    sender: &Sender<'_>,
+    members: &[Member],
+    budget: Option<&mut Budget>,
+    (to, cause, due_ms): (Told, Cause, i64),
+    lists: Vec<(u32, Vec<Entry>)>,
+    now: i64,
+    out: &mut Flushed,
+) {
+    let Some(receiver) = sender.policies.receiver(&to.receiver) else { return };
+    let key = (to.clone(), cause.clone());
+    let begun = budget.as_ref().and_then(|b| b.gathering.get(&key)).cloned();
+    let (mut digest, due_ms) = begun.unwrap_or_else(|| (Digest::begun(&to, &cause, now), due_ms));
+    let mut notices = Vec::new();
+    for Entry { member, notice: n, .. } in lists.into_iter().flat_map(|(_, list)| list) {
+        let Member { case, evidence, .. } = &members[member];
+        let listed = match digest.lists(case, n.word) {
+            true => body::listed(case, evidence, n.word, n.at, now, sender.public_url),
+            false => Value::Null,
+        };
+        digest.add(case, evidence, &out.group, n.word, listed);
+        if !matches!(cause, Cause::Daily(_)) {
+            out.unsent.push(Unsent {
+                exception: n.exception,
+                why: Why::RateLimited,
+                step: n.step,
+                at_ms: now,
+            });
+        }
+        notices.push(n);
+    }
+    if let Some(budget) = budget {
+        budget.gathering.insert(key, (digest.clone(), due_ms));
+        out.gathered.push(Gathered { to, cause, digest, due_ms, notices });
+    } else {
+        let integration = receiver.kind.integration();
+        out.messages.push(digest_message(sender, integration, &to, &cause, &digest, notices, now));
+    }
+}
+
+/// A digest as it is sent.
+#[must_use]
+pub fn digest_message(
+    sender: &Sender<'_>,
+    integration: &'static str,
+    to: &Told,
+    cause: &Cause,
+    digest: &Digest,
+    notices: Vec<Notice>,
+    now: i64,
+) -> Message {
+    Message {
+        id: digest.id.clone(),
+        to: to.clone(),
+        integration,
+        reason: Reason::Digest,
+        subject: digest.subject(cause),
+        body: digest.body(to, cause, now, sender.public_url),
+        thread: digest.thread(cause),
+        notices,
+    }
 }
 
 /// Lets a member wait for the end of what keeps it quiet. That it was so decided is said once for each piece of news.
@@ -242,8 +354,11 @@ fn tell(
     entries: &mut Entries,
     out: &mut Flushed,
 ) {
-    let plan = plan(sender, policy, member, due);
+    let (plan, twice) = plan(sender, policy, member, due);
     let case = &mut member.case;
+    if let Some(step) = twice {
+        out.unsent.push(Unsent::of(case, Why::Duplicate, step, now));
+    }
     let number = case.ladder.reminders + 1;
     let mut reminded = false;
     for (to, (step, reason, word)) in &plan {
@@ -267,18 +382,19 @@ fn tell(
     ladder.reminders += u32::from(reminded);
 }
 
-/// Whom to tell what of one exception: each recipient once, the highest step before a raise before a reminder.
+/// Whom to tell what of one exception: each recipient once, the highest step before a raise before a reminder. And a step, if any, that
+/// had a recipient who is told otherwise.
 fn plan(
     sender: &Sender<'_>,
     policy: &Policy,
     member: &Member,
     due: &Due,
-) -> BTreeMap<Told, (u32, Reason, Word)> {
+) -> (BTreeMap<Told, (u32, Reason, Word)>, Option<u32>) {
     let Member { case, told, evidence } = member;
     let ladder = &case.ladder;
     let untold = ladder.told_seq < case.news.seq;
     let was_quiet = ladder.held.is_some_and(|h| h.why != Why::Inhibited && h.seq == case.news.seq);
-    let mut plan = BTreeMap::new();
+    let (mut plan, mut twice) = (BTreeMap::new(), None);
     if due.raise || due.reminder {
         let said =
             if due.raise { (Reason::Raised, Word::Raised) } else { (Reason::Reminder, Word::Reminder) };
@@ -287,7 +403,7 @@ fn plan(
             plan.insert(to.clone(), (ladder.step.max(1), said.0, said.1));
         }
     }
-    let word = if untold || ladder.round == 0 { case.news.word } else { Word::Reminder };
+    let word = if untold || ladder.round == 0 || !ladder.told { case.news.word } else { Word::Reminder };
     let reason = match case.news.word {
         _ if was_quiet => Reason::MuteEnded,
         Word::Opened if untold => Reason::New,
@@ -298,11 +414,13 @@ fn plan(
     for &k in &due.steps {
         for receiver in receivers(sender.policies, policy, k, case, evidence) {
             for to in recipients(sender.policies, &receiver) {
-                plan.insert(to, (k, reason, word));
+                if plan.insert(to, (k, reason, word)).is_some_and(|(before, ..)| before > 0) {
+                    twice = Some(k);
+                }
             }
         }
     }
-    plan
+    (plan, twice)
 }
 
 /// The receivers of a step, `owner` spelt out for this parcel; each once.

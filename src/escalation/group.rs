@@ -66,8 +66,13 @@ fn group_id(policy: &str, values: &Map<String, Value>) -> String {
 
 impl Group {
     /// Brings the next flush forward for news seen at `now`. The first news of a group of which nothing is told waits
-    /// `group_wait`; messages of one group are `group_interval` apart.
+    /// `group_wait`; messages of one group are `group_interval` apart. Where there is a
+    /// daily digest, all waits for that.
     pub fn schedule(&mut self, policy: &Policy, now: i64) {
+        if let Some(digest) = policy.next_digest(now) {
+            self.flush_ms = self.flush_ms.min(digest);
+            return;
+        }
         let first = if self.told == 0 { now.saturating_add(policy.group_wait) } else { now };
         let apart =
             if self.last_ms == 0 { first } else { self.last_ms.saturating_add(policy.group_interval) };

@@ -2,7 +2,7 @@
 //! the exception as it stands, its ladder and the policies of the moment (DESIGN §7): history does not matter.
 
 use super::{Case, NEVER, State, Unsent, Why};
-use crate::model::{SECOND, Severity, Time};
+use crate::model::{Resolution, SECOND, Severity, Time};
 use crate::rules::policies::{Policy, Step};
 use crate::rules::ruleset::Span;
 
@@ -66,7 +66,7 @@ pub fn due(case: &Case, policy: &Policy, now: i64) -> Due {
     let ladder = &case.ladder;
     let mut due = Due::default();
     match case.state {
-        State::Resolved => due.resolve = ladder.told,
+        State::Resolved => due.resolve = ladder.told && resolve_ms(case, policy) <= now,
         State::Acknowledged => {}
         State::Open if case.body.shadow => {}
         State::Open => {
@@ -88,6 +88,7 @@ pub fn due(case: &Case, policy: &Policy, now: i64) -> Due {
 #[must_use]
 pub fn next_look(case: &Case, policy: &Policy) -> i64 {
     match case.state {
+        State::Resolved if case.ladder.told => resolve_ms(case, policy),
         State::Resolved => NEVER,
         State::Acknowledged => ack_end(case, policy).unwrap_or(NEVER),
         State::Open if case.body.shadow => NEVER,
@@ -96,6 +97,14 @@ pub fn next_look(case: &Case, policy: &Policy) -> i64 {
             step.min(reminder_ms(case, policy))
         }
     }
+}
+
+/// Wall time at which its end may be told.
+fn resolve_ms(case: &Case, policy: &Policy) -> i64 {
+    // One that an operator ended does not flap.
+    let by_operator = case.resolved.is_some_and(|(_, r)| r == Resolution::ByOperator);
+    let hold = if by_operator { 0 } else { policy.hold_resolve };
+    case.ladder.ended_ms.saturating_add(hold)
 }
 
 fn ack_end(case: &Case, policy: &Policy) -> Option<i64> {

@@ -11,6 +11,7 @@
 
 pub mod body;
 mod case;
+pub mod digest;
 mod flush;
 mod group;
 pub mod ladder;
@@ -22,7 +23,10 @@ use std::collections::BTreeMap;
 use crate::rules::policies::{Policies, Policy};
 
 pub use case::{Ack, Body, Case, Evidence, Group, Ladder, NEVER, News, Reason, State, Told, Word};
-pub use flush::{Counts, Flushed, MAX_LISTED, Member, Message, Notice, Sender, flush, flush_unless};
+pub use digest::{Bucket, Budget, Cause, Digest, Gathered};
+pub use flush::{
+    Counts, Flushed, MAX_LISTED, Member, Message, Notice, Sender, digest_message, flush, flush_unless,
+};
 pub use group::{Opening, group_of, policy_of};
 pub use quiet::{Held, Quiet, Silence};
 
@@ -123,6 +127,8 @@ static NO_POLICY: Policy = Policy {
     spans: Vec::new(),
     digest_at: None,
     comment_needed: false,
+    hold_resolve: 0,
+    reopen_within: 0,
 };
 
 fn policy_in_force<'a>(policies: &'a Policies, group: &Group) -> &'a Policy {

@@ -43,6 +43,8 @@ pub fn held_back(case: &Case, due: &Due, held: Option<Why>) -> Option<(Stage, Wh
 
 fn no_news(case: &Case) -> Why {
     match case.state {
+        // Its end is held back for a while.
+        State::Resolved if case.ladder.told => Why::NothingNew,
         State::Resolved => Why::ResolvedBeforeFlush,
         State::Acknowledged => Why::Acknowledged,
         State::Open => Why::NothingNew,

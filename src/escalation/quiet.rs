@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{Case, Evidence, Member, NEVER, State, Why};
+use super::{Budget, Case, Evidence, Member, NEVER, State, Why};
 use crate::model::Time;
 use crate::rules::Policies;
 use crate::rules::condition::Condition;
@@ -32,6 +32,8 @@ pub struct Quiet {
     pub silences: Vec<Silence>,
     /// Exceptions that are explained by others, both by number.
     pub sources: BTreeMap<i64, i64>,
+    /// How much recipients take; `None`: all, and a digest is sent where it is made.
+    pub budget: Option<Budget>,
 }
 
 /// Why an exception was last kept quiet; remembered with it, so that the end of it is told as such, and once.

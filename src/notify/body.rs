@@ -43,6 +43,9 @@ pub struct Data {
     pub truncated: u64,
     #[serde(deserialize_with = "nullable")]
     pub exceptions: Vec<Listed>,
+    /// Of a digest: its counts, in lines.
+    #[serde(deserialize_with = "nullable")]
+    pub summary: Vec<String>,
 }
 
 /// Of the whole group.

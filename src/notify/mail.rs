@@ -99,6 +99,12 @@ impl Mail<'_> {
         if let Some(at) = self.body.timestamp {
             let _ = writeln!(out, "As of {}", clock(at));
         }
+        if !data.summary.is_empty() {
+            out.push('\n');
+        }
+        for line in &data.summary {
+            let _ = writeln!(out, "{}", one_line(line));
+        }
         if let Some((url, until)) = &self.ack {
             let _ = write!(out, "\nAcknowledge or resolve (good until {}):\n{url}\n", clock(*until));
         }
@@ -173,6 +179,9 @@ impl Mail<'_> {
                 @if !group.is_empty() { (group) " · " }
                 (self.why())
                 @if let Some(at) = self.body.timestamp { " · as of " (clock(at)) }
+            }
+            @for line in &self.body.data.summary {
+                p style="margin:4px 0;font-size:14px" { (one_line(line)) }
             }
             @if let Some((url, until)) = &self.ack {
                 p style="margin:12px 0" {

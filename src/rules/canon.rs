@@ -218,6 +218,9 @@ pub fn policies(p: &Policies) -> String {
         if let Some(at) = p.digest_at {
             let _ = writeln!(out, "digest {at}");
         }
+        if p.hold_resolve > 0 || p.reopen_within > 0 {
+            let _ = writeln!(out, "flapping {} {}", p.hold_resolve, p.reopen_within);
+        }
         if p.comment_needed {
             out.push_str("comment needed\n");
         }
@@ -232,6 +235,9 @@ pub fn policies(p: &Policies) -> String {
     for Inhibit { source, target, equal } in &p.inhibit {
         let (source, target) = (condition(source), condition(target));
         let _ = writeln!(out, "inhibit {source} {target} {}", list(equal.clone(), true));
+    }
+    for (receiver, rate) in &p.rates {
+        let _ = writeln!(out, "rate {receiver} {} {}", rate.messages, rate.per_ms);
     }
     for Mute { id, calendar, outside, on } in &p.mute {
         let _ = writeln!(out, "mute {id} {outside} {} {}", condition(on), calendar.canonical());

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::calendar::Calendar;
 use super::condition::Condition;
 use super::ruleset::Span;
-use crate::model::Severity;
+use crate::model::{DAY, MINUTE, Severity, Time};
 
 /// `policies.yaml`, checked.
 #[derive(Debug, Default, Clone)]
@@ -25,6 +25,17 @@ pub struct Policies {
     pub inhibit: Vec<Inhibit>,
     /// `mute:` in file order.
     pub mute: Vec<Mute>,
+    /// `rates:` by receiver.
+    pub rates: BTreeMap<String, Rate>,
+}
+
+/// How many messages a recipient takes; more become a digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// At once, and in each [`Rate::per_ms`].
+    pub messages: i64,
+    /// Milliseconds.
+    pub per_ms: i64,
 }
 
 /// What stands explains what else stands: only the cause is told.
@@ -133,6 +144,25 @@ pub struct Policy {
     pub digest_at: Option<i64>,
     /// Nobody acknowledges without a comment.
     pub comment_needed: bool,
+    /// Milliseconds that a resolve is held back: what opens again by then goes on as if it had never ended.
+    pub hold_resolve: i64,
+    /// Milliseconds after an end in which what opens again stays in its group, and so in its thread.
+    pub reopen_within: i64,
+}
+
+impl Policy {
+    /// The next moment of its daily digest after `now`; `None`: it has none.
+    #[must_use]
+    pub fn next_digest(&self, now: i64) -> Option<i64> {
+        let at = self.digest_at?;
+        Some(match &self.calendar {
+            Some(calendar) => calendar.next_clock(Time(now), at).0,
+            None => {
+                let today = now.div_euclid(DAY) * DAY + at;
+                if today > now { today } else { today + DAY }
+            }
+        })
+    }
 }
 
 /// A rung.
@@ -162,6 +192,20 @@ impl Policies {
     #[must_use]
     pub fn policy(&self, id: &str) -> Option<&Policy> {
         self.policies.iter().find(|p| p.id == id)
+    }
+
+    /// How many messages each recipient of a receiver takes: as `rates:` says, else as people read (mail, chat) or as programs do.
+    /// `None`: as many as there are, for those that keep one incident or alert for each group or exception.
+    #[must_use]
+    pub fn rate(&self, receiver: &str) -> Option<Rate> {
+        if let Some(rate) = self.rates.get(receiver) {
+            return Some(*rate);
+        }
+        match self.receiver(receiver)?.kind.integration() {
+            "email" | "slack" => Some(Rate { messages: 20, per_ms: 10 * MINUTE }),
+            "webhook" | "command" => Some(Rate { messages: 300, per_ms: 10 * MINUTE }),
+            _ => None,
+        }
     }
 
     /// The receiver of this id.

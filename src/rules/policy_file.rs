@@ -8,7 +8,7 @@ use super::calendar_file;
 use super::condition::OF_EXCEPTION;
 use super::matchers::{condition, unknown_fact};
 use super::names::Names;
-use super::policies::{Inhibit, Mute, OwnerRoute, Policies, Policy, Step};
+use super::policies::{Inhibit, Mute, OwnerRoute, Policies, Policy, Rate, Step};
 use super::problem::{Place, code};
 use super::reader::{Fields, Reader};
 use super::receiver::receiver;
@@ -18,9 +18,9 @@ use crate::model::{DAY, MINUTE, SECOND, Severity, Time};
 use crate::yaml::{Kind, Node, cut};
 
 /// Every key of the file.
-pub const FILE_KEYS: [&str; 7] =
-    ["receivers", "policies", "default_policy", "owners", "inhibit", "mute", "calendars"];
-const POLICY_KEYS: [&str; 11] = [
+pub const FILE_KEYS: [&str; 8] =
+    ["receivers", "policies", "default_policy", "owners", "inhibit", "mute", "rates", "calendars"];
+const POLICY_KEYS: [&str; 13] = [
     "id",
     "group_by",
     "group_wait",
@@ -32,6 +32,8 @@ const POLICY_KEYS: [&str; 11] = [
     "calendar",
     "digest_at",
     "comment_needed",
+    "hold_resolve",
+    "reopen_within",
 ];
 const GROUP_BY: [&str; 4] = ["rule", "severity", "owner", "parcel_id"];
 
@@ -67,6 +69,7 @@ pub fn policy_file(r: &mut Reader, names: &mut Names, node: &Node) -> Option<Pol
     names.default_policy = file.default_policy.clone();
     file.inhibit = inhibit(r, names, &fields);
     file.mute = mute(r, names, &fields);
+    file.rates = fields.get("rates").map(|n| rates(r, n, &receivers)).unwrap_or_default();
     Some(file)
 }
 
@@ -127,6 +130,8 @@ fn policy(
     let show = optional(&fields, "show", |n| facts(r, names, n, "`show`", &[]));
     let calendar = optional(&fields, "calendar", |n| calendar_of(r, names, n));
     let digest_at = optional(&fields, "digest_at", |n| time_of_day(r, n));
+    let hold_resolve = optional(&fields, "hold_resolve", |n| r.elapsed(n, "`hold_resolve`"));
+    let reopen_within = optional(&fields, "reopen_within", |n| r.elapsed(n, "`reopen_within`"));
     let comment_needed = optional(&fields, "comment_needed", |n| r.flag(n, "`comment_needed`"));
     let steps = match fields.get("steps") {
         Some(n) => steps(r, n, receivers, matches!(calendar, Some(Some(Some(_))))),
@@ -153,6 +158,8 @@ fn policy(
         calendar: calendar?.flatten(),
         digest_at: digest_at?,
         comment_needed: comment_needed?.unwrap_or(false),
+        hold_resolve: hold_resolve?.unwrap_or(0),
+        reopen_within: reopen_within?.unwrap_or(0),
     })
 }
 
@@ -434,6 +441,43 @@ fn mute(r: &mut Reader, names: &Names, fields: &Fields<'_>) -> Vec<Mute> {
         if let (Some(id), Some(calendar), Some(outside), Some(on)) = (id, calendar, outside, on) {
             let (outside, on) = (outside.unwrap_or(false), on.unwrap_or_default());
             all.push(Mute { id: id.to_owned(), calendar, outside, on });
+        }
+    }
+    all
+}
+
+/// `rates: {ops_mail: {messages: 20, per: 10m}}`.
+fn rates(r: &mut Reader, node: &Node, receivers: &BTreeMap<&str, Place>) -> BTreeMap<String, Rate> {
+    let mut all = BTreeMap::new();
+    for (key, value) in r.map(node, "`rates`").unwrap_or_default() {
+        let Some(name) = key.text() else { continue };
+        if !receivers.contains_key(name) {
+            let ids = receivers.keys().copied();
+            r.unknown(code::UNDEFINED, &key.at, format!("no receiver is named `{}`", cut(name)), name, ids);
+            continue;
+        }
+        let Some(f) = r.fields(value, "a rate", &["messages", "per"]) else { continue };
+        let messages = f.get("messages").and_then(|n| match n.text().and_then(|t| t.parse().ok()) {
+            Some(messages @ 1..=1_000_000) => Some(messages),
+            _ => {
+                r.error(
+                    code::BAD_VALUE,
+                    &n.at,
+                    "`messages` is a whole number from 1 on",
+                    "as in {messages: 20, per: 10m}",
+                );
+                None
+            }
+        });
+        let per = f.get("per").and_then(|n| at_least(r, n, "`per`", SECOND));
+        match (messages, per, f.get("messages"), f.get("per")) {
+            (Some(messages), Some(per_ms), ..) => {
+                all.insert(name.to_owned(), Rate { messages, per_ms });
+            }
+            (_, _, None, _) => r.missing(&value.at, "a rate", "messages", "as in {messages: 20, per: 10m}"),
+            (_, _, _, None) => r.missing(&value.at, "a rate", "per", "as in {messages: 20, per: 10m}"),
+            // Said above.
+            _ => {}
         }
     }
     all

@@ -165,12 +165,16 @@ impl Escalator {
         memory.spoke.clone_from(&speaking);
         loop {
             // Asked of a reader: where nothing is due, which is most of the time, no writer is kept waiting.
-            let next = self.cases.next_timer(&speaking).await?;
+            let next = self.cases.next_timer(&speaking).await?.min(self.cases.next_digest().await?);
             if next > now {
                 return Ok(next.min(next_to_speak));
             }
             while self.look(&policies, &speaking, now).await? {}
             while self.flush(&policies, &speaking, now).await? {}
+            // After all slices of all groups: a digest holds what was said at this moment.
+            if self.cases.next_digest().await? <= now {
+                self.digests(&policies, now).await?;
+            }
         }
     }
 
@@ -207,6 +211,7 @@ impl Escalator {
             return Ok(false);
         }
         let silences = tx.silences(now).await?;
+        let mut budget = tx.budget().await?;
         let mut room = SLICE;
         let mut more = groups.len() >= GROUPS as usize;
         for group in groups {
@@ -217,16 +222,45 @@ impl Escalator {
             let (members, counts) = tx.members(&group.id, speaking, room).await?;
             let cut = members.len() >= room as usize;
             room -= u32::try_from(members.len()).unwrap_or(room).min(room);
-            let quiet = Quiet { silences: silences.clone(), sources: tx.sources(policies, &members).await? };
+            budget.waiting = if cut { tx.waiting(&group.id).await? } else { 0 };
+            let quiet = Quiet {
+                silences: silences.clone(),
+                sources: tx.sources(policies, &members).await?,
+                budget: Some(budget.clone()),
+            };
             let mut flushed = escalation::flush_unless(&sender, &quiet, group, members, counts, now);
             if cut {
                 // The rest of this very flush comes with the next transaction.
                 flushed.group.flush_ms = now;
                 more = true;
             }
-            tx.write_flush(&flushed, self.dry_run, now).await?;
+            tx.write_flush(&flushed, &mut budget, self.dry_run, now).await?;
         }
         tx.commit().await?;
         Ok(more)
+    }
+
+    /// Sends the digests whose time has come.
+    async fn digests(&self, policies: &Policies, now: i64) -> Result<(), CasesError> {
+        let sender = Sender { policies, public_url: self.public_url.as_deref() };
+        let mut tx = self.cases.escalation().await?;
+        for due in tx.digests_due(now).await? {
+            let Some(receiver) = policies.receiver(&due.to.receiver) else {
+                tx.drop_digest(&due).await?;
+                continue;
+            };
+            let (to, integration) = (&due.to, receiver.kind.integration());
+            let message = escalation::digest_message(
+                &sender,
+                integration,
+                to,
+                &due.cause,
+                &due.digest,
+                Vec::new(),
+                now,
+            );
+            tx.send_digest(&due, &message, self.dry_run, now).await?;
+        }
+        tx.commit().await
     }
 }

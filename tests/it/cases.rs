@@ -214,7 +214,10 @@ async fn a_folder_that_is_missing_and_a_file_from_the_future_are_said_plainly() 
     cases.close().await;
     let path = dir.path().join("cases.sqlite");
     let mut other = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).connect().await.expect("opens");
-    sqlx::query("UPDATE _sqlx_migrations SET version = 99").execute(&mut other).await.expect("written");
+    sqlx::query("UPDATE _sqlx_migrations SET version = 99 WHERE version = 1")
+        .execute(&mut other)
+        .await
+        .expect("written");
     other.close().await.expect("closed");
     let error = Cases::open(&path).await.err().expect("refused");
     assert!(matches!(error, CasesError::Newer { .. }), "{error:?}");

@@ -9,6 +9,7 @@ use crate::world::{
 };
 
 mod desk;
+mod digest;
 mod quiet;
 mod random;
 
