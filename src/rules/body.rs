@@ -438,7 +438,7 @@ fn calendar(r: &mut Reader, names: &Names, node: &Node) -> Option<CalendarRef> {
         return Some(CalendarRef::Named(i));
     }
     let shown = cut(name);
-    if names.has_policies {
+    if names.has_policies || !names.calendars.is_empty() {
         let ids = names.calendars.iter().map(|(id, _)| id.as_str()).chain(["elapsed", "by_destination"]);
         r.unknown(code::UNDEFINED, &node.at, format!("no calendar is named `{shown}`"), name, ids);
     } else {

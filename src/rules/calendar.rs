@@ -22,6 +22,8 @@ pub struct Calendar {
     windows: Vec<(i64, i64)>,
     /// Days since 1970-01-01, in order.
     holidays: Vec<i64>,
+    /// Days of work whatever `days` says, likewise.
+    working: Vec<i64>,
     /// Destinations it is for (`country:`).
     pub countries: Vec<String>,
     /// `country: any`.
@@ -38,8 +40,8 @@ const BEYOND: u64 = 1 << 50;
 const LATER: i64 = DAY / 2;
 
 impl Calendar {
-    /// A calendar. `windows` in milliseconds of the day, each `(from, to)` with from < to ≤ 24 h; `holidays` in days since
-    /// 1970-01-01. `None`: the zone does not exist.
+    /// A calendar. `windows` in milliseconds of the day, each `(from, to)` with from < to ≤ 24 h; `holidays` and `working` days in days
+    /// since 1970-01-01. `None`: the zone does not exist.
     #[must_use]
     pub fn new(
         id: &str,
@@ -47,12 +49,16 @@ impl Calendar {
         days: [bool; 7],
         mut windows: Vec<(i64, i64)>,
         mut holidays: Vec<i64>,
+        mut working: Vec<i64>,
     ) -> Option<Calendar> {
         windows.sort_unstable();
-        holidays.sort_unstable();
-        holidays.dedup();
+        for dates in [&mut holidays, &mut working] {
+            dates.sort_unstable();
+            dates.dedup();
+        }
         let zone = zone.parse().ok()?;
-        Some(Calendar { id: id.to_owned(), zone, days, windows, holidays, countries: Vec::new(), any: false })
+        let (id, countries) = (id.to_owned(), Vec::new());
+        Some(Calendar { id, zone, days, windows, holidays, working, countries, any: false })
     }
 
     /// `from` moved by a rule's duration, back where `back`: business days first, then days, both at the same local
@@ -132,14 +138,21 @@ impl Calendar {
     /// One line that says all it means, for hashes.
     #[must_use]
     pub fn canonical(&self) -> String {
-        let Calendar { id, zone, days, windows, holidays, countries, any } = self;
+        let Calendar { id, zone, days, windows, holidays, working, countries, any } = self;
         let days: String = days.iter().map(|d| if *d { '1' } else { '0' }).collect();
-        format!("{id} {} {days} {windows:?} {holidays:?} {countries:?} {any}", zone.name())
+        let mut text = format!("{id} {} {days} {windows:?} {holidays:?} {countries:?} {any}", zone.name());
+        // A calendar without them keeps the hash that it had before they could be said.
+        if !working.is_empty() {
+            text += &format!(" working {working:?}");
+        }
+        text
     }
 
     fn works(&self, day: i64) -> bool {
         // 1970-01-01 was a Thursday.
-        self.days[(day + 3).rem_euclid(7) as usize] && self.holidays.binary_search(&day).is_err()
+        let by_week =
+            self.days[(day + 3).rem_euclid(7) as usize] && self.holidays.binary_search(&day).is_err();
+        by_week || self.working.binary_search(&day).is_ok()
     }
 
     /// The `n`-th working day after (before) `day`; `day` itself for 0.

@@ -1,4 +1,4 @@
-//! `calendars:` of policies.yaml → [`Calendar`] (SEMANTICS 6).
+//! `calendars:` of policies.yaml, or of any other file of the directory → [`Calendar`] (SEMANTICS 6).
 
 use std::collections::BTreeMap;
 
@@ -9,17 +9,24 @@ use super::reader::Reader;
 use crate::model::{DAY, HOUR, MINUTE, Time};
 use crate::yaml::{Node, cut};
 
-const KEYS: [&str; 6] = ["id", "zone", "days", "hours", "holidays", "country"];
+const KEYS: [&str; 7] = ["id", "zone", "days", "hours", "holidays", "working_days", "country"];
 const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 /// More are refused: nobody has as many destinations.
 const MAX_CALENDARS: usize = 500;
 /// More are refused: each working day that is counted is looked up among them.
 const MAX_HOLIDAYS: usize = 5_000;
 
-/// Reads the list into `names`.
-pub fn calendars(r: &mut Reader, names: &mut Names, node: &Node) {
+/// Where the calendars of all files of a directory stand.
+#[derive(Default)]
+pub struct Seen {
+    ids: BTreeMap<String, Place>,
+    countries: BTreeMap<String, Place>,
+}
+
+/// Reads the list of one file into `names`.
+pub fn calendars(r: &mut Reader, names: &mut Names, node: &Node, seen: &mut Seen) {
     let Some(items) = r.list(node, "`calendars`") else { return };
-    if items.len() > MAX_CALENDARS {
+    if names.calendars.len() + items.len() > MAX_CALENDARS {
         r.error(
             code::TOO_LARGE,
             &node.at,
@@ -28,8 +35,6 @@ pub fn calendars(r: &mut Reader, names: &mut Names, node: &Node) {
         );
         return;
     }
-    let mut ids: BTreeMap<&str, Place> = BTreeMap::new();
-    let mut countries: BTreeMap<String, Place> = BTreeMap::new();
     for item in items {
         let Some(fields) = r.fields(item, "a calendar", &KEYS) else { continue };
         let Some(id_node) = fields.get("id") else {
@@ -42,7 +47,7 @@ pub fn calendars(r: &mut Reader, names: &mut Names, node: &Node) {
             r.error(code::BAD_ID, &id_node.at, format!("a calendar cannot be named `{id}`"), help);
             continue;
         }
-        if let Some(first) = ids.get(id) {
+        if let Some(first) = seen.ids.get(id) {
             let message = format!("the calendar `{id}` stands here twice");
             r.error_also(
                 code::DEFINED_TWICE,
@@ -53,8 +58,8 @@ pub fn calendars(r: &mut Reader, names: &mut Names, node: &Node) {
             );
             continue;
         }
-        ids.insert(id, r.place(&id_node.at));
-        let calendar = calendar(r, id, &fields, &mut countries);
+        seen.ids.insert(id.to_owned(), r.place(&id_node.at));
+        let calendar = calendar(r, id, &fields, &mut seen.countries);
         names.calendars.push((id.to_owned(), calendar));
     }
 }
@@ -67,14 +72,16 @@ fn calendar(
 ) -> Option<Calendar> {
     let days = fields.get("days").map_or(Some([true, true, true, true, true, false, false]), |n| days(r, n));
     let windows = fields.get("hours").map_or(Some(vec![(0, DAY)]), |n| hours(r, n));
-    let holidays = fields.get("holidays").map_or(Some(Vec::new()), |n| holidays(r, n));
+    let holidays = fields.get("holidays").map_or(Some(Vec::new()), |n| dates(r, n, "holiday"));
+    let working =
+        fields.get("working_days").map_or(Some(Vec::new()), |n| working_days(r, n, holidays.as_ref()));
     let country = fields.get("country").map_or(Some(Vec::new()), |n| country(r, n, countries));
     let Some(zone) = fields.get("zone") else {
         r.missing(&fields.at, "a calendar", "zone", "name its time zone, as in `zone: Europe/Madrid`");
         return None;
     };
     let name = r.text(zone, "`zone`")?;
-    let Some(mut calendar) = Calendar::new(id, name, days?, windows?, holidays?) else {
+    let Some(mut calendar) = Calendar::new(id, name, days?, windows?, holidays?, working?) else {
         let message = format!("`{}` is no time zone", cut(name));
         let city = zone_names().find(|z| z.rsplit('/').next().is_some_and(|c| c.eq_ignore_ascii_case(name)));
         let help = city
@@ -171,19 +178,35 @@ pub fn clock(text: &str) -> Option<i64> {
     (m < 60 && ms <= DAY).then_some(ms)
 }
 
-fn holidays(r: &mut Reader, node: &Node) -> Option<Vec<i64>> {
+/// Days of work that are none by the week, as a Saturday that makes up for a holiday.
+fn working_days(r: &mut Reader, node: &Node, holidays: Option<&Vec<i64>>) -> Option<Vec<i64>> {
+    let days = dates(r, node, "working day")?;
+    let items = r.one_or_many(node, "`working_days`").unwrap_or_default();
+    for (day, item) in days.iter().zip(items) {
+        if holidays.is_some_and(|h| h.contains(day)) {
+            let message = format!("`{}` is a holiday too", cut(item.text().unwrap_or_default()));
+            let help = "a day is one or the other: remove it from `holidays` or from `working_days`";
+            r.error(code::CONTRADICTION, &item.at, message, help);
+            return None;
+        }
+    }
+    Some(days)
+}
+
+/// Days since 1970-01-01.
+fn dates(r: &mut Reader, node: &Node, what: &str) -> Option<Vec<i64>> {
     if matches!(&node.kind, crate::yaml::Kind::Seq(items) if items.is_empty()) {
         return Some(Vec::new());
     }
-    let items = r.one_or_many(node, "`holidays`")?;
+    let items = r.one_or_many(node, &format!("`{}s`", what.replace(' ', "_")))?;
     if items.len() > MAX_HOLIDAYS {
         let help = "remove those of years long past";
-        r.error(code::TOO_LARGE, &node.at, format!("more than {MAX_HOLIDAYS} holidays"), help);
+        r.error(code::TOO_LARGE, &node.at, format!("more than {MAX_HOLIDAYS} {what}s"), help);
         return None;
     }
     let mut days = Vec::with_capacity(items.len());
     for item in items {
-        let text = r.text(item, "a holiday")?;
+        let text = r.text(item, &format!("a {what}"))?;
         let Some(day) = Time::parse(&format!("{text}T00:00:00Z")).filter(|_| text.len() == 10) else {
             let help = "write year-month-day, as in 2026-12-25; each year on its own";
             r.error(code::BAD_CALENDAR, &item.at, format!("`{}` is no date", cut(text)), help);

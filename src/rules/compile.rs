@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::calendar_file::{self, calendars};
 use super::canon;
 use super::matchers::scalar;
 use super::names::Names;
@@ -58,7 +59,7 @@ impl Loaded {
     }
 }
 
-const TOP_KEYS: [&str; 4] = ["rules", "sets", "facts", "reported_within"];
+const TOP_KEYS: [&str; 5] = ["rules", "sets", "facts", "calendars", "reported_within"];
 const KINDS: [&str; 9] = ["text", "number", "boolean", "bool", "list", "object", "money", "time", "date"];
 /// More declared facts are refused: each costs memory for each parcel.
 const MAX_FACTS: usize = 500;
@@ -97,8 +98,9 @@ pub fn compile_at(files: &[SourceFile], now: Option<Time>) -> Loaded {
     }
     // What is judged defines first; neighbours only what it leaves open.
     parsed.sort_by_key(|p| p.context);
-    definitions(&mut parsed, &mut names);
-    let policies = read_policies(&mut parsed, &mut names);
+    let mut seen = calendar_file::Seen::default();
+    definitions(&mut parsed, &mut names, &mut seen);
+    let policies = read_policies(&mut parsed, &mut names, &mut seen);
     let rules = read_rules(&mut parsed, &names);
     together(&mut parsed, &names, !problems.is_empty());
 
@@ -176,8 +178,8 @@ fn read(file: &SourceFile) -> Result<Parsed, (Option<Arc<Source>>, Vec<Problem>)
     }
 }
 
-/// `sets:` and `facts:` of all files.
-fn definitions(parsed: &mut [Parsed], names: &mut Names) {
+/// `sets:`, `facts:` and `calendars:` of all files of rules.
+fn definitions(parsed: &mut [Parsed], names: &mut Names, seen: &mut calendar_file::Seen) {
     let mut sets: BTreeMap<String, Place> = BTreeMap::new();
     let mut facts: BTreeMap<String, Place> = BTreeMap::new();
     for p in parsed.iter_mut().filter(|p| !is_policies(&p.path)) {
@@ -194,6 +196,9 @@ fn definitions(parsed: &mut [Parsed], names: &mut Names) {
         }
         if let Some(map) = node.get("reported_within").filter(|n| !n.is_null()) {
             reported(r, map, names);
+        }
+        if let Some(list) = node.get("calendars").filter(|n| !n.is_null()) {
+            calendars(r, names, list, seen);
         }
         if let Some(map) = node.get("sets").filter(|n| !n.is_null()) {
             for (key, value) in r.map(map, "`sets`").unwrap_or_default() {
@@ -299,10 +304,14 @@ fn declared(
     names.declared.push(DeclaredFact { name: name.to_owned(), kind: kind.unwrap_or("text").to_owned() });
 }
 
-fn read_policies(parsed: &mut [Parsed], names: &mut Names) -> Option<Policies> {
+fn read_policies(
+    parsed: &mut [Parsed],
+    names: &mut Names,
+    seen: &mut calendar_file::Seen,
+) -> Option<Policies> {
     let mut files = parsed.iter_mut().filter(|p| is_policies(&p.path));
     let first = files.next()?;
-    let policies = first.node.as_ref().and_then(|n| policy_file(&mut first.reader, names, n));
+    let policies = first.node.as_ref().and_then(|n| policy_file(&mut first.reader, names, n, seen));
     if policies.is_none() {
         names.policies_broken = true;
     }

@@ -38,10 +38,15 @@ const POLICY_KEYS: [&str; 13] = [
 const GROUP_BY: [&str; 4] = ["rule", "severity", "owner", "parcel_id"];
 
 /// Reads the file; what it defines goes into `names`. `None`: it has problems.
-pub fn policy_file(r: &mut Reader, names: &mut Names, node: &Node) -> Option<Policies> {
+pub fn policy_file(
+    r: &mut Reader,
+    names: &mut Names,
+    node: &Node,
+    seen: &mut calendar_file::Seen,
+) -> Option<Policies> {
     let fields = r.fields(node, "policies.yaml", &FILE_KEYS)?;
     if let Some(n) = fields.get("calendars") {
-        calendar_file::calendars(r, names, n);
+        calendar_file::calendars(r, names, n, seen);
     }
     let mut file = Policies::default();
     let mut receivers = BTreeMap::new();

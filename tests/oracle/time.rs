@@ -75,6 +75,7 @@ pub struct Calendar {
     days: Vec<u32>,
     windows: Vec<(u32, u32)>,
     holidays: Vec<NaiveDate>,
+    working: Vec<NaiveDate>,
 }
 
 fn texts(value: Option<&Value>) -> Vec<String> {
@@ -114,21 +115,23 @@ impl Calendar {
                 (minute_of_day(from), minute_of_day(to))
             })
             .collect();
+        let dates = |key: &str| -> Vec<NaiveDate> {
+            texts(value.get(key)).iter().map(|day| day.parse().expect("a date")).collect()
+        };
         Calendar {
             id: value["id"].as_str().expect("a calendar's id").to_string(),
             countries: texts(value.get("country")),
             zone: value["zone"].as_str().expect("a zone").parse().expect("a zone of the database"),
             days,
             windows,
-            holidays: texts(value.get("holidays"))
-                .iter()
-                .map(|day| day.parse().expect("a holiday's date"))
-                .collect(),
+            holidays: dates("holidays"),
+            working: dates("working_days"),
         }
     }
 
     fn works_on(&self, date: NaiveDate) -> bool {
         self.days.contains(&date.weekday().num_days_from_monday()) && !self.holidays.contains(&date)
+            || self.working.contains(&date)
     }
 
     /// 6.2: a skipped local time is taken with the offset before the change; one that comes twice is the first.

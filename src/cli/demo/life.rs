@@ -292,6 +292,11 @@ impl Life {
             self.pass(60, 160);
             self.told_late("delivered", depot, 0);
         }
+        // Most buyers say within the three days that `receipt_unconfirmed` gives them that they have it.
+        self.pass(4, 66);
+        if !self.dice.permille(30) {
+            self.milestone("receipt_confirmed", MARKET, "");
+        }
     }
 
     fn linked(&mut self) {

@@ -18,7 +18,8 @@ fn hours(text: &str) -> Vec<(i64, i64)> {
 }
 
 fn calendar(zone: &str, days: [bool; 7], windows: &str, holidays: &[&str]) -> Calendar {
-    Calendar::new("c", zone, days, hours(windows), holidays.iter().map(|d| date(d)).collect()).unwrap()
+    Calendar::new("c", zone, days, hours(windows), holidays.iter().map(|d| date(d)).collect(), Vec::new())
+        .unwrap()
 }
 
 fn span(text: &str) -> Span {

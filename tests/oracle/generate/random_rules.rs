@@ -46,6 +46,11 @@ fn policies(random: &mut Random, theme: &Theme) -> Value {
         if random.percent(50) {
             calendar["holidays"] = holidays(random);
         }
+        // A day that is no holiday: one of the days after those that may be.
+        if random.percent(30) {
+            let day = print_instant(theme.start + (12 + random.below(8)) as Millis * DAY)[..10].to_string();
+            calendar["working_days"] = json!([day]);
+        }
         if random.percent(40) {
             calendar["days"] = match random.below(3) {
                 0 => json!(["mon", "tue", "wed", "thu", "fri", "sat"]),
