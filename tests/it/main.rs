@@ -3,6 +3,7 @@
 #![recursion_limit = "256"]
 
 mod backtest;
+mod calendars;
 mod cargo2000;
 mod cases;
 mod check;

@@ -289,6 +289,25 @@ fn a_calendar_is_part_of_the_rules_that_use_it() {
 }
 
 #[test]
+fn calendars_may_stand_in_a_file_of_their_own() {
+    let rules = "rules:\n- {id: a, after: delivered, within: 1bd, severity: high, calendar: es}\n";
+    let own = "calendars: [{id: es, zone: Europe/Madrid, country: ES, holidays: [2026-12-25]}]";
+    let (rules, own) = (bytes("r.yaml", rules), bytes("calendars.yaml", own));
+    let loaded = good(&[own.clone(), rules.clone()]).rules.unwrap();
+    assert_eq!((loaded.rules.len(), loaded.calendars.len()), (1, 1));
+    // Neither an id nor a country is in two files.
+    for (again, message) in [
+        ("calendars: [{id: es, zone: UTC}]", "the calendar `es` stands here twice"),
+        ("calendars: [{id: spain, zone: UTC, country: ES}]", "the country `ES` is in two calendars"),
+    ] {
+        let problems = compile(&[own.clone(), bytes("policies.yaml", again), rules.clone()]).problems;
+        let texts: Vec<_> = problems.iter().map(|p| p.message.as_str()).collect();
+        assert!(texts.contains(&message), "{texts:?}");
+        assert!(render(&problems).contains("calendars.yaml"), "the first place is shown");
+    }
+}
+
+#[test]
 fn what_keys_mean() {
     use parcelwatch::model::{DAY, HOUR, Milestone};
     use parcelwatch::rules::ruleset::{AnchorSource, CalendarRef, Matcher, Test, Tolerance};

@@ -69,6 +69,20 @@ fn business_days_keep_the_local_time() {
 }
 
 #[test]
+fn a_saturday_may_make_up_for_a_holiday() {
+    // Spring Festival 2026: Monday 16 to Friday 20 February and Monday 23 are free, Saturday 28 is worked.
+    let days = ["16", "17", "18", "19", "20", "23"].map(|d| date(&format!("2026-02-{d}"))).to_vec();
+    let c = Calendar::new("cn", "Asia/Shanghai", WEEK, hours("09:00-18:00"), days, vec![date("2026-02-28")]);
+    let c = c.unwrap();
+    after(&c, "2026-02-13T10:00:00+08:00", "1bd", "2026-02-24T10:00:00+08:00");
+    after(&c, "2026-02-27T10:00:00+08:00", "1bd", "2026-02-28T10:00:00+08:00");
+    after(&c, "2026-02-27T10:00:00+08:00", "2bd", "2026-03-02T10:00:00+08:00");
+    before(&c, "2026-03-02T10:00:00+08:00", "1bd", "2026-02-28T10:00:00+08:00");
+    // Its opening hours are open on that Saturday too: 8 of them on Friday, 1 on Saturday.
+    after(&c, "2026-02-27T10:00:00+08:00", "9h", "2026-02-28T10:00:00+08:00");
+}
+
+#[test]
 fn calendar_days_keep_the_local_time() {
     let c = desk();
     after(&c, "2026-10-24T12:00:00+02:00", "1d", "2026-10-25T12:00:00+01:00");
