@@ -86,8 +86,6 @@ pub mod code {
         LOOKS_LIKE_GLOB "PW302"
         /// `yes` and `no` are texts.
         LOOKS_LIKE_BOOL "PW303"
-        /// Accepted, not applied yet.
-        NOT_APPLIED "PW304"
         /// Zeros that a number loses.
         LEADING_ZEROS "PW305"
         /// A value that the fact never has.

@@ -321,7 +321,7 @@ fn a_calendar_turns_where_it_does_not_stay_as_it_is() {
             .flat_map(|z| windows.iter().map(move |w| (z, w)))
         {
             let days = [true, true, true, true, true, false, true];
-            let calendar = Calendar::new("c", zone, days, windows.clone(), Vec::new()).unwrap();
+            let calendar = Calendar::new("c", zone, days, windows.clone(), Vec::new(), Vec::new()).unwrap();
             let mut at = start;
             for _ in 0..40 {
                 let (open, turn) = (calendar.is_open(at), calendar.turns(at));
@@ -336,8 +336,8 @@ fn a_calendar_turns_where_it_does_not_stay_as_it_is() {
             }
         }
     }
-    let always = Calendar::new("c", "UTC", [true; 7], vec![(0, 24 * HOUR)], Vec::new()).unwrap();
-    let never = Calendar::new("c", "UTC", [false; 7], vec![(0, 24 * HOUR)], Vec::new()).unwrap();
+    let always = Calendar::new("c", "UTC", [true; 7], vec![(0, 24 * HOUR)], Vec::new(), Vec::new()).unwrap();
+    let never = Calendar::new("c", "UTC", [false; 7], vec![(0, 24 * HOUR)], Vec::new(), Vec::new()).unwrap();
     for (calendar, open) in [(always, true), (never, false)] {
         let start = Time::parse("2026-03-26T00:00:00Z").unwrap();
         assert_eq!(calendar.is_open(start), open);
@@ -347,7 +347,8 @@ fn a_calendar_turns_where_it_does_not_stay_as_it_is() {
 
 #[test]
 fn a_time_of_day_comes_once_a_day() {
-    let calendar = Calendar::new("c", "Europe/Madrid", [true; 7], vec![(0, 24 * HOUR)], Vec::new()).unwrap();
+    let calendar =
+        Calendar::new("c", "Europe/Madrid", [true; 7], vec![(0, 24 * HOUR)], Vec::new(), Vec::new()).unwrap();
     for (at, next) in [
         ("2026-10-24T06:00:00Z", "2026-10-25T07:00:00Z"),
         ("2026-10-24T05:59:59Z", "2026-10-24T06:00:00Z"),

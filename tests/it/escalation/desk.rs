@@ -32,8 +32,8 @@ impl Daemon for NoDaemon {
     fn parcel<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Option<Value>> {
         Box::pin(std::future::ready(None))
     }
-    fn reload(&self) -> BoxFuture<'_, Result<(), ReloadError>> {
-        Box::pin(std::future::ready(Err(ReloadError::NotOffered)))
+    fn reload<'a>(&'a self, _: &'a str, _: Option<&'a str>) -> BoxFuture<'a, Result<Value, ReloadError>> {
+        Box::pin(std::future::ready(Err(ReloadError::NotNow("there is none".into()))))
     }
 }
 

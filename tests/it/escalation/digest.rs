@@ -136,7 +136,7 @@ async fn many_groups_beyond_the_rate_are_one_digest_when_it_allows() {
 async fn a_daily_digest_is_all_that_a_policy_says_once_a_day() {
     let policies = with("ops_mail", |p| {
         p.policies[0].calendar =
-            Calendar::new("es", "Europe/Madrid", [true; 7], vec![(0, 24 * HOUR)], Vec::new());
+            Calendar::new("es", "Europe/Madrid", [true; 7], vec![(0, 24 * HOUR)], Vec::new(), Vec::new());
         p.policies[0].digest_at = Some(10 * HOUR);
     });
     // It is nine in Madrid.

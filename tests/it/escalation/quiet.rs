@@ -18,7 +18,8 @@ fn nights(on: &Value) -> Policies {
     let hours = vec![(8 * HOUR, 18 * HOUR)];
     // The Thursday is a holiday.
     let holiday = (NINE + 24 * HOUR).div_euclid(24 * HOUR);
-    let calendar = Calendar::new("es", "Europe/Madrid", days, hours, vec![holiday]).expect("a zone");
+    let calendar =
+        Calendar::new("es", "Europe/Madrid", days, hours, vec![holiday], Vec::new()).expect("a zone");
     let on = Condition::from_json(on).expect("a condition");
     let mut policies = policies(vec![step(0, &["erp"], None), step(4 * HOUR, &["pager"], None)]);
     policies.mute.push(Mute { id: "nights".into(), calendar, outside: true, on });
