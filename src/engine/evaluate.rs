@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::derive::Derived;
+use super::explain::StageTime;
 use super::intern::{Code, Interner};
 use super::matching::{Seen, View};
 use super::parcel::{Claim, FilteredOrigin, Origin, Parcel, Restart, Stamp, Standing};
@@ -399,15 +400,26 @@ impl Look<'_> {
             && conditions_hold(view, body)
     }
 
+    /// When each stage is due, and when it fires (SEMANTICS 5.3, 5.5).
+    pub(super) fn stage_times(
+        &self,
+        view: View<'_>,
+        rule: &Rule,
+        body: &Body,
+        code: Code,
+        a: Anchored,
+    ) -> Vec<StageTime> {
+        let base = base(view, rule, body, code, a);
+        let times = body.stages.iter().map(|stage| {
+            let due = self.due(view, body.calendar, base.from, stage.at, rule.anchor.before);
+            let fires = Time(due.plus(base.slack).0.max(base.earliest));
+            StageTime { due, fires, severity: stage.severity }
+        });
+        times.collect()
+    }
+
     fn stages(&self, view: View<'_>, rule: &Rule, body: &Body, code: Code, a: Anchored) -> Stages {
-        let since = match rule.restart {
-            true => view.parcel.restarts.iter().find(|r| r.rule == code).and_then(|r| r.since),
-            false => None,
-        };
-        let base = Time(since.map_or(a.time.0, |s| s.event_time.max(a.time.0)));
-        let append = since.map_or(a.origin.append, |s| s.append.max(a.origin.append));
-        let slack = body.reporting_delay + if a.origin.zone_assumed { rule.zone_slack } else { 0 };
-        let earliest = append.saturating_add(body.grace);
+        let Base { from: base, slack, earliest } = base(view, rule, body, code, a);
         let mut s = Stages {
             wanted: 0,
             due: base,
@@ -456,6 +468,28 @@ impl Look<'_> {
                 if back { base.minus(ms) } else { base.plus(ms) }
             }
         }
+    }
+}
+
+/// What the stages of a rule count from.
+struct Base {
+    from: Time,
+    /// Milliseconds between due and fire time.
+    slack: i64,
+    /// No stage fires before: the anchor was told late.
+    earliest: i64,
+}
+
+fn base(view: View<'_>, rule: &Rule, body: &Body, code: Code, a: Anchored) -> Base {
+    let since = match rule.restart {
+        true => view.parcel.restarts.iter().find(|r| r.rule == code).and_then(|r| r.since),
+        false => None,
+    };
+    let append = since.map_or(a.origin.append, |s| s.append.max(a.origin.append));
+    Base {
+        from: Time(since.map_or(a.time.0, |s| s.event_time.max(a.time.0))),
+        slack: body.reporting_delay + if a.origin.zone_assumed { rule.zone_slack } else { 0 },
+        earliest: append.saturating_add(body.grace),
     }
 }
 

@@ -124,7 +124,7 @@ fn number(text: &str) -> Json {
     serde_json::from_str(text).unwrap_or(Json::Null)
 }
 
-fn seen(value: &Seen<'_>) -> Json {
+pub(super) fn seen(value: &Seen<'_>) -> Json {
     match value {
         Seen::Text(t) => t.as_ref().into(),
         Seen::Number(n) | Seen::Money(n) => number(&n.to_string()),

@@ -5,12 +5,13 @@
 //!
 //! Reading order: [`parcel`] (what is kept, how a record changes it), [`derive`] (what follows from it), [`matching`]
 //! [`evaluate`] and `reading` (what the rules want), this file (the clock and the log), [`agenda`] (when to look), [`table`] and
-//! [`pack`] (how it is held in memory), [`snapshot`], [`swap`] and [`reconcile`] (new rules), [`evidence`].
+//! [`pack`] (how it is held in memory), [`snapshot`], [`swap`] and [`reconcile`] (new rules), [`evidence`] and [`explain`].
 
 pub mod agenda;
 pub mod derive;
 pub mod evaluate;
 pub mod evidence;
+pub mod explain;
 pub mod ident;
 pub mod intern;
 pub mod matching;

@@ -44,6 +44,14 @@ fn derived_time(view: View<'_>, time: DerivedTime) -> Option<Time> {
 
 /// The anchor that the rule picks, where it is there and the rule knows it (SEMANTICS 5.0-5.2, 5.7).
 pub(super) fn anchor(view: View<'_>, rule: &Rule, code: Code) -> Option<Anchored> {
+    picked_anchor(view, rule, code).filter(|a| {
+        rule.effective_from.is_none_or(|from| from <= a.time)
+            && rule.effective_to.is_none_or(|to| a.time < to)
+    })
+}
+
+/// The anchor that the rule picks, whether it knows it or not.
+pub(super) fn picked_anchor(view: View<'_>, rule: &Rule, code: Code) -> Option<Anchored> {
     let mut picked: Option<Anchored> = None;
     for source in &rule.anchor.sources {
         let candidate = match source {
@@ -68,10 +76,7 @@ pub(super) fn anchor(view: View<'_>, rule: &Rule, code: Code) -> Option<Anchored
             picked = Some(c);
         }
     }
-    picked.filter(|a| {
-        rule.effective_from.is_none_or(|from| from <= a.time)
-            && rule.effective_to.is_none_or(|to| a.time < to)
-    })
+    picked
 }
 
 /// The first or last occurrence of a milestone; at equal event time the one appended first.

@@ -28,6 +28,8 @@ pub struct Preview {
     swap: Swap,
     /// What is foreseen so far.
     pub found: Foreseen,
+    /// Every change, where somebody wants them all.
+    pub kept: Option<Vec<Change>>,
 }
 
 /// Changes that new rules would make at once, by rule.
@@ -46,6 +48,8 @@ pub struct Tally {
     pub raised: u64,
     /// That would resolve.
     pub resolved: u64,
+    /// That would stand on with another due time.
+    pub moved: u64,
     /// The first few.
     pub examples: Vec<Change>,
 }
@@ -82,6 +86,7 @@ impl Foreseen {
             mine.opened += tally.opened;
             mine.raised += tally.raised;
             mine.resolved += tally.resolved;
+            mine.moved += tally.moved;
             let room = EXAMPLES.saturating_sub(mine.examples.len());
             mine.examples.extend(tally.examples.into_iter().take(room));
         }
@@ -171,11 +176,23 @@ impl Shard {
         }
     }
 
+    /// Rules of what stands whose stage would be due at another time than was told.
+    fn moved(&self, p: &Parcel, d: &Derived) -> Vec<String> {
+        let look = self.look_at(self.watermark.0, self.watermark, true);
+        let rule = |code: u32| self.program.codes.iter().position(|c| *c == code);
+        let moved = p.standing.iter().filter(|s| {
+            let Some(i) = rule(s.rule) else { return false };
+            let due = look.due_of(p, d, i, s.stage);
+            due.is_some_and(|due| due != s.due)
+        });
+        moved.map(|s| self.interner.text(s.rule).to_owned()).collect()
+    }
+
     /// Asks what these rules would change now.
     pub fn preview(&mut self, rules: Arc<RuleSet>) -> Preview {
         let swap = Swap::of(&self.program, &rules);
         let program = Program::new(rules, &mut self.interner);
-        Preview { program, swap, found: Foreseen::default() }
+        Preview { program, swap, found: Foreseen::default(), kept: None }
     }
 
     /// Goes on with up to `slots` parcels; whether all were asked. The shard may fold and advance in between; no parcel is
@@ -191,6 +208,12 @@ impl Shard {
             }
             s.parcel.unpack(&self.table.slot(slot).bytes);
             self.under_new_rules(&mut s, &preview.swap, &mut changes);
+            if let Some(kept) = &mut preview.kept {
+                kept.extend(changes.iter().cloned());
+            }
+            for rule in self.moved(&s.parcel, &s.now) {
+                preview.found.rules.entry(rule).or_default().moved += 1;
+            }
             preview.found.take(changes.drain(..));
         }
         std::mem::swap(&mut self.program, &mut preview.program);

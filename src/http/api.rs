@@ -16,6 +16,7 @@ use super::Shared;
 use super::auth::Caller;
 use super::ports::{Acted, Action, Filter, Operator, Page, StateFilter};
 use super::problem::Problem;
+use crate::model::Time;
 
 const LIMIT_DEFAULT: u32 = 100;
 const LIMIT_MAX: u32 = 1000;
@@ -30,6 +31,7 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/api/v1/exceptions/{id}/ack", post(acknowledge))
         .route("/api/v1/exceptions/{id}/resolve", post(resolve))
         .route("/api/v1/parcels/{id}", get(parcel))
+        .route("/api/v1/parcels/{id}/explain", get(explain))
         .route("/api/v1/rules", get(rules_loads))
         .route("/api/v1/rules/{hash}", get(rules_texts))
         .route("/api/v1/status", get(status))
@@ -113,6 +115,27 @@ async fn exception(State(site): State<Shared>, Id(id): Id) -> Result<Response, P
 async fn parcel(State(site): State<Shared>, Id(id): Id) -> Result<Response, Problem> {
     let missing = || Problem::not_found(format!("nothing is known of a parcel {}", shown(&id)));
     Ok(Json(site.daemon.parcel(&id).await.ok_or_else(missing)?).into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExplainQuery {
+    rule: Option<String>,
+    at: Option<String>,
+}
+
+async fn explain(State(site): State<Shared>, Id(id): Id, uri: Uri) -> Result<Response, Problem> {
+    let query: ExplainQuery = query(&uri)?;
+    let at =
+        match filled(query.at) {
+            None => None,
+            Some(text) => Some(Time::parse(&text).ok_or_else(|| {
+                Problem::bad_request(format!("at {text:?} is no RFC 3339 time with a zone"))
+            })?),
+        };
+    let missing = || Problem::not_found(format!("nothing is known of a parcel {}", shown(&id)));
+    let found = site.daemon.explain(&id, filled(query.rule).as_deref(), at).await.ok_or_else(missing)?;
+    Ok(Json(found).into_response())
 }
 
 #[derive(Deserialize)]

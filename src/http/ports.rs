@@ -3,6 +3,8 @@
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 
+use crate::model::Time;
+
 /// The daemon as seen from outside.
 pub trait Daemon: Send + Sync {
     /// Whether our own loop turns; whatever Kafka, SQL or SMTP do.
@@ -22,6 +24,15 @@ pub trait Daemon: Send + Sync {
 
     /// `/api/v1/parcels/{id}`; `None` where nothing is known of it.
     fn parcel<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Option<Value>>;
+
+    /// What is known of a parcel and what each rule makes of it, at a later time where one is named; `None` where nothing is known
+    /// of it.
+    fn explain<'a>(
+        &'a self,
+        id: &'a str,
+        rule: Option<&'a str>,
+        at: Option<Time>,
+    ) -> BoxFuture<'a, Option<Value>>;
 
     /// Reads rules and policies anew. `by`: who asks. `accept`: the hash of rules that may open as much as they do. The answer
     /// says what is in force now.

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use super::auth::Role;
 use super::ports::{Acted, Action, ApiError, Filter, LinkedMessage, Operator, Page, StateFilter};
 use super::*;
+use crate::model::Time;
 
 const NOW: i64 = 1_800_000_000_000;
 
@@ -150,6 +151,15 @@ impl Daemon for Fake {
             assert_ne!(id, "panic", "as the test wants it");
             (id == "P/1 é").then(|| json!({ "parcel_id": id }))
         })
+    }
+    fn explain<'a>(
+        &'a self,
+        id: &'a str,
+        rule: Option<&'a str>,
+        at: Option<Time>,
+    ) -> BoxFuture<'a, Option<Value>> {
+        let at = at.map(|t| t.to_string());
+        Box::pin(async move { (id == "P-1").then(|| json!({"rule": rule, "at": at})) })
     }
     fn reload<'a>(
         &'a self,

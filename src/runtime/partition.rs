@@ -24,6 +24,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use super::clock::WallClock;
 use super::progress::{PartitionProgress, Progress, Wait};
 use super::saver::{Saver, Saving};
+use super::worker::Question;
 use super::writer::Write;
 use crate::cases::{Cases, Recorded, Rejected};
 use crate::engine::swap::{Foreseen, Preview, Swap};
@@ -194,8 +195,11 @@ impl Partition {
 
     /// What is known of a parcel.
     #[must_use]
-    pub fn parcel(&self, id: &str) -> Option<String> {
-        self.shard.parcel_json(id)
+    pub fn parcel(&self, id: &str, question: Option<&Question>) -> Option<String> {
+        match question {
+            None => self.shard.parcel_json(id),
+            Some(q) => Some(self.shard.explain(id, q.rule.as_deref(), q.at)?.to_string()),
+        }
     }
 
     /// Does a little of what there is to do.

@@ -12,7 +12,7 @@ use super::clock::WallClock;
 use super::escalator::Backlog;
 use super::progress::{PartitionProgress, Progress};
 use super::reload::{Refusal, Reloader};
-use super::worker::{Order, Worker};
+use super::worker::{Order, Question, Worker};
 use crate::cases::Cases;
 use crate::http::ports::{Daemon, ReloadError};
 use crate::metrics::{OUTBOX_STATES, set_time};
@@ -107,22 +107,16 @@ impl Daemon for DaemonPort {
     }
 
     fn parcel<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Option<Value>> {
-        Box::pin(async move {
-            let asked = self.workers.iter().filter_map(|worker| {
-                let (answer, answered) = oneshot::channel();
-                worker.ask(Order::Parcel(id.to_owned(), answer)).then(|| {
-                    worker.bell().ring();
-                    answered
-                })
-            });
-            let answers = tokio::time::timeout(ANSWER, join_all(asked)).await.ok()?;
-            let (partition, text) = answers.into_iter().find_map(|a| a.ok().flatten())?;
-            let mut value: Value = serde_json::from_str(&text).ok()?;
-            if let Some(object) = value.as_object_mut() {
-                object.insert("partition".to_owned(), partition.into());
-            }
-            Some(value)
-        })
+        self.ask(id, None)
+    }
+
+    fn explain<'a>(
+        &'a self,
+        id: &'a str,
+        rule: Option<&'a str>,
+        at: Option<Time>,
+    ) -> BoxFuture<'a, Option<Value>> {
+        self.ask(id, Some(Question { rule: rule.map(str::to_owned), at }))
     }
 
     fn reload<'a>(
@@ -168,6 +162,26 @@ impl Daemon for DaemonPort {
 }
 
 impl DaemonPort {
+    /// Asks every thread for a parcel.
+    fn ask<'a>(&'a self, id: &'a str, question: Option<Question>) -> BoxFuture<'a, Option<Value>> {
+        Box::pin(async move {
+            let asked = self.workers.iter().filter_map(|worker| {
+                let (answer, answered) = oneshot::channel();
+                worker.ask(Order::Parcel(id.to_owned(), question.clone(), answer)).then(|| {
+                    worker.bell().ring();
+                    answered
+                })
+            });
+            let answers = tokio::time::timeout(ANSWER, join_all(asked)).await.ok()?;
+            let (partition, text) = answers.into_iter().find_map(|a| a.ok().flatten())?;
+            let mut value: Value = serde_json::from_str(&text).ok()?;
+            if let Some(object) = value.as_object_mut() {
+                object.insert("partition".to_owned(), partition.into());
+            }
+            Some(value)
+        })
+    }
+
     fn partition(&self, p: &PartitionProgress) -> Value {
         let position = p.position.load(Ordering::Relaxed);
         let end = p.end.load(Ordering::Relaxed);

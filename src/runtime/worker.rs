@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::partition::{Partition, Turn};
 use super::progress::Progress;
 use crate::engine::swap::Foreseen;
+use crate::model::Time;
 use crate::rules::RuleSet;
 use crate::source::kafka::Doorbell;
 
@@ -20,14 +21,23 @@ pub enum Order {
     Add(Box<Partition>),
     /// A partition was taken away. The answer is the number of its last write that is on its way.
     Remove(i32, Sender<u64>),
-    /// What is known of a parcel: the partition it is in and its JSON.
-    Parcel(String, oneshot::Sender<Option<(i32, String)>>),
+    /// What is known of a parcel: the partition it is in and its JSON; with a question, what its rules make of it.
+    Parcel(String, Option<Question>, oneshot::Sender<Option<(i32, String)>>),
     /// These rules are wanted from now on.
     Rules(Arc<RuleSet>),
     /// What would these rules change? Each partition answers once.
     Preview(Arc<RuleSet>, mpsc::Sender<Foreseen>),
     /// Hand over everything, save what there is time for, and end.
     Stop(Instant),
+}
+
+/// What is to be explained of a parcel.
+#[derive(Debug, Clone, Default)]
+pub struct Question {
+    /// This rule alone.
+    pub rule: Option<String>,
+    /// As it would be then, if nothing comes.
+    pub at: Option<Time>,
 }
 
 /// Orders that wait.
@@ -145,8 +155,9 @@ impl Body {
                 // Whoever asked has left.
                 let _ = answer.send(last);
             }
-            Order::Parcel(id, answer) => {
-                let found = self.partitions.values().find_map(|p| Some((p.id(), p.parcel(&id)?)));
+            Order::Parcel(id, question, answer) => {
+                let found =
+                    self.partitions.values().find_map(|p| Some((p.id(), p.parcel(&id, question.as_ref())?)));
                 // Whoever asked has left.
                 let _ = answer.send(found);
             }

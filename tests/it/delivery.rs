@@ -131,6 +131,14 @@ impl ports::Daemon for Idle {
     fn parcel<'a>(&'a self, _id: &'a str) -> futures_util::future::BoxFuture<'a, Option<Value>> {
         Box::pin(async { None })
     }
+    fn explain<'a>(
+        &'a self,
+        _id: &'a str,
+        _rule: Option<&'a str>,
+        _at: Option<parcelwatch::model::Time>,
+    ) -> futures_util::future::BoxFuture<'a, Option<Value>> {
+        Box::pin(async { None })
+    }
     fn reload<'a>(
         &'a self,
         _by: &'a str,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use parcelwatch::engine::explain::Verdict;
 use parcelwatch::engine::{Lifetimes, Record, Shard};
 use parcelwatch::model::{Change, ChangeKind, Event, Reject, Time};
 use parcelwatch::rules::{RuleSet, SourceFile, compile};
@@ -46,6 +47,60 @@ fn folded(rules: &Arc<RuleSet>, lines: &[&[u8]], share: usize, out: &mut Vec<Cha
 fn sorted(mut changes: Vec<Change>) -> Vec<String> {
     changes.sort_by(|a, b| (&a.parcel_id, &a.rule, a.episode).cmp(&(&b.parcel_id, &b.rule, b.episode)));
     changes.iter().map(|c| format!("{c:?}")).collect()
+}
+
+/// What `explain` says is what the engine does: what stands is live and, where a stage is reached, stands; and what waits fires
+/// just when it was said to.
+#[test]
+fn what_is_explained_is_what_happens() {
+    let (mut reached, mut fired) = (0, 0);
+    for seed in 0..120 {
+        let case = Draft::of_seed(seed).case();
+        let rules = rules(&case).expect("valid rules");
+        let lines: Vec<&[u8]> = case.events.split(|b| *b == b'\n').filter(|l| !l.is_empty()).collect();
+        for parcel in (0..6).map(|n| format!("P-{n}")) {
+            let mut out = Vec::new();
+            let mut shard = folded(&rules, &lines, 1 + seed as usize % 3, &mut out);
+            let Some(json) = shard.parcel_json(&parcel) else { continue };
+            let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+            let standing = |rule: &str, anchor: Option<Time>| {
+                let episode = |s: &serde_json::Value| {
+                    let text = s["episode"].as_str().unwrap();
+                    text.is_empty() || Some(text) == anchor.map(|t| t.to_string()).as_deref()
+                };
+                json["standing"].as_array().unwrap().iter().any(|s| s["rule"] == rule && episode(s))
+            };
+            let before = shard.explained(&parcel, shard.watermark());
+            for e in &before {
+                match e.verdict {
+                    Verdict::Reached(_) => {
+                        reached += 1;
+                        assert!(standing(&e.rule, e.anchor), "seed {seed} {parcel}: {e:?}\n{json:#}");
+                    }
+                    Verdict::Waits(_) => {}
+                    _ => assert!(!standing(&e.rule, e.anchor), "seed {seed} {parcel}: {e:?}\n{json:#}"),
+                }
+            }
+            let next = before.iter().filter_map(|e| match e.verdict {
+                Verdict::Waits(Some(at)) if !standing(&e.rule, e.anchor) => Some((at, e.rule.clone())),
+                _ => None,
+            });
+            let Some((at, rule)) = next.min() else { continue };
+            out.clear();
+            shard.advance(at, usize::MAX, &mut out);
+            let opens = |out: &[Change]| {
+                out.iter()
+                    .any(|c| *c.parcel_id == *parcel && *c.rule == *rule && c.kind == ChangeKind::Opened)
+            };
+            assert!(!opens(&out), "seed {seed} {parcel}: {rule} fires before {at}");
+            shard.advance(at.plus(1), usize::MAX, &mut out);
+            if shard.parcel_json(&parcel).is_some() {
+                fired += 1;
+                assert!(opens(&out), "seed {seed} {parcel}: {rule} does not fire at {at}");
+            }
+        }
+    }
+    assert!(reached > 100 && fired > 30, "nothing was tried: {reached} reached, {fired} fired");
 }
 
 #[test]

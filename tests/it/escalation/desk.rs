@@ -32,6 +32,14 @@ impl Daemon for NoDaemon {
     fn parcel<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Option<Value>> {
         Box::pin(std::future::ready(None))
     }
+    fn explain<'a>(
+        &'a self,
+        _id: &'a str,
+        _rule: Option<&'a str>,
+        _at: Option<parcelwatch::model::Time>,
+    ) -> BoxFuture<'a, Option<Value>> {
+        Box::pin(async { None })
+    }
     fn reload<'a>(&'a self, _: &'a str, _: Option<&'a str>) -> BoxFuture<'a, Result<Value, ReloadError>> {
         Box::pin(std::future::ready(Err(ReloadError::NotNow("there is none".into()))))
     }
