@@ -22,4 +22,5 @@ mod parts;
 mod rules;
 mod runtime;
 mod shipped;
+mod silence;
 mod world;
