@@ -18,6 +18,14 @@ use crate::rules::{Policies, RuleSet};
 /// What messages show of a parcel besides the facts of the rule and its policy.
 const SHOWN: [&str; 3] = ["tracking_number", "carrier_code", "order_id"];
 
+fn count(counts: &mut Counts, state: State, by: i64) {
+    match state {
+        State::Open => counts.open += by,
+        State::Acknowledged => counts.acknowledged += by,
+        State::Resolved => {}
+    }
+}
+
 /// Exceptions, groups and timers of one rule set and its policies.
 pub struct Memory {
     rules: Arc<RuleSet>,
@@ -27,8 +35,8 @@ pub struct Memory {
     numbers: BTreeMap<String, i64>,
     members: BTreeMap<i64, Member>,
     groups: BTreeMap<String, Group>,
-    /// Members of a group that stand, and those that wait for its flush.
-    of_group: BTreeMap<String, (BTreeSet<i64>, BTreeSet<i64>)>,
+    /// How many of a group stand, and who waits for its flush.
+    of_group: BTreeMap<String, (Counts, BTreeSet<i64>)>,
     looks: BTreeSet<(i64, i64)>,
     flushes: BTreeSet<(i64, String)>,
     /// Facts that `inhibit` and `mute` read.
@@ -186,8 +194,8 @@ impl Memory {
 
     fn unlist(&mut self, case: &Case) {
         self.looks.remove(&(case.ladder.next_ms, case.number));
-        if let Some((standing, waiting)) = self.of_group.get_mut(&case.group_id) {
-            standing.remove(&case.number);
+        if let Some((counts, waiting)) = self.of_group.get_mut(&case.group_id) {
+            count(counts, case.state, -1);
             waiting.remove(&case.number);
         }
     }
@@ -206,10 +214,8 @@ impl Memory {
             self.looks.insert((ladder.next_ms, number));
         }
         if !case.group_id.is_empty() {
-            let (standing, waiting) = self.of_group.entry(case.group_id.clone()).or_default();
-            if case.state != State::Resolved {
-                standing.insert(number);
-            }
+            let (counts, waiting) = self.of_group.entry(case.group_id.clone()).or_default();
+            count(counts, case.state, 1);
             if ladder.waiting {
                 waiting.insert(number);
             }
@@ -252,15 +258,8 @@ impl Memory {
         {
             self.flushes.pop_first();
             let Some(group) = self.groups.remove(&id) else { continue };
-            let (standing, waiting) = self.of_group.get(&id).cloned().unwrap_or_default();
-            let mut counts = Counts::default();
-            for number in &standing {
-                match self.members.get(number).map(|m| m.case.state) {
-                    Some(State::Open) => counts.open += 1,
-                    Some(State::Acknowledged) => counts.acknowledged += 1,
-                    _ => {}
-                }
-            }
+            let of_group = self.of_group.get_mut(&id);
+            let (counts, waiting) = of_group.map(|(c, w)| (*c, std::mem::take(w))).unwrap_or_default();
             let mut members = Vec::with_capacity(waiting.len());
             for number in &waiting {
                 if let Some(member) = self.members.remove(number) {

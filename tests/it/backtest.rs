@@ -1,18 +1,27 @@
 //! `backtest` as a program: what it reports, compares, allows, learns; and that none of it depends on threads or order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
 use crate::oracle_impl::generate::Draft;
+use crate::parts::{
+    self,
+    kafka::{Kafka, Record},
+};
+use crate::world::{self, step};
+use parcelwatch::cases::Memory;
 use parcelwatch::cli::backtest::learn::{Learned, Learner, Quantiles};
 use parcelwatch::cli::backtest::{backtest, json_line};
-use parcelwatch::model::{DAY, HOUR, MINUTE, Time};
+use parcelwatch::escalation::Flushed;
+use parcelwatch::model::{ChangeKind, DAY, HOUR, MINUTE, Resolution, Severity, Time};
 use parcelwatch::rules::{RuleSet, SourceFile, compile};
 use parcelwatch::source::decode::{FactNames, decode};
 use parcelwatch::source::{Batch, Stamp};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -502,7 +511,7 @@ fn what_is_learned_is_what_a_naive_count_finds() {
 #[test]
 fn a_sample_of_many_parcels_is_the_same_on_any_number_of_threads() {
     // More than a piece may hold, so that the sample is halved.
-    let lines: Vec<String> = (0..400_000)
+    let lines: Vec<String> = (0..200_000)
         .map(|i| {
             format!(
                 "{{\"parcel_id\":\"P{i}\",\"milestone\":\"picked_up\",\"event_time\":\"{}\",\"received_time\":\"{}\"}}",
@@ -514,12 +523,12 @@ fn a_sample_of_many_parcels_is_the_same_on_any_number_of_threads() {
     let rules = rules(RULES);
     let one = learned(&lines, &rules, 1);
     assert!(
-        one.one_of >= 4 && one.parcels > 30_000 && one.parcels < 135_000,
+        one.one_of >= 2 && one.parcels > 30_000 && one.parcels < 135_000,
         "{} of {}",
         one.parcels,
         one.one_of
     );
-    for threads in [2, 3, 7] {
+    for threads in [2, 7] {
         assert_eq!(learned(&lines, &rules, threads), one, "{threads} threads");
     }
     // It is a fair one: delays are even between 0 and 5 s.
@@ -600,4 +609,144 @@ fn streaming_gives_the_changes_of_a_whole_read() {
     );
     assert!(stderr.lines().last().is_some_and(|l| l.starts_with(&summary)), "not {summary} but {stderr}");
     assert!(Path::new(&world.path("e.ndjson")).exists());
+}
+
+#[test]
+fn a_topic_is_read_to_its_ends_and_left_as_it_was() {
+    // A broker of its own: that there is no group at all can only be seen where nobody else has one.
+    let kafka = Kafka::start(&parts::kafka::Options::default());
+    kafka.create_topic("history", 3, false, &[]);
+    let base = 1_791_763_200_000;
+    // The records' timestamps are the append times, whatever the records say; in no order.
+    let mut stamped = Vec::new();
+    for (i, line) in three().lines().enumerate() {
+        let told = Time::parse(
+            serde_json::from_str::<Value>(line).expect("JSON")["received_time"].as_str().expect("a time"),
+        );
+        stamped.push((told.expect("a time").0, line.replace("received_time", "ignored"), i as i32 % 3));
+    }
+    stamped.reverse();
+    let record = |(at, line, partition): &'static (i64, String, i32)| Record {
+        key: "k",
+        payload: line.as_bytes(),
+        partition: Some(*partition),
+        timestamp: Some(*at),
+    };
+    let stamped: &'static [(i64, String, i32)] = stamped.leak();
+    kafka.produce_all("history", stamped.iter().map(record));
+    // Ends that hold no record: control records of transactions, one of them aborted.
+    let extra: &'static (i64, String, i32) =
+        Box::leak(Box::new((base + 5 * DAY, event("x", "import_customs_cleared", &at(4, 1), &at(4, 1)), 0)));
+    kafka.transaction("history", &[record(extra)], false);
+    let world = World::new();
+    world.write(
+        "config.yaml",
+        &format!("kafka: {{bootstrap_servers: {:?}, topic: history}}\n", kafka.bootstrap()),
+    );
+    world.write("e.ndjson", &three());
+    let found = world.out(&["--from-kafka", "config.yaml"]);
+    assert_eq!(found, world.out(&["--events", "e.ndjson"]));
+    let client: BaseConsumer =
+        ClientConfig::new().set("bootstrap.servers", kafka.bootstrap()).create().expect("a client");
+    let groups = client.fetch_group_list(None, parts::PATIENCE).expect("an answer");
+    let names: Vec<_> = groups.groups().iter().map(|g| g.name()).collect();
+    assert!(names.is_empty(), "{names:?}");
+    let ours: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", kafka.bootstrap())
+        .set("group.id", "parcelwatch-reads-only")
+        .create()
+        .expect("a client");
+    let mut list = TopicPartitionList::new();
+    for partition in 0..3 {
+        list.add_partition("history", partition);
+    }
+    let committed = ours.committed_offsets(list, parts::PATIENCE).expect("an answer");
+    assert!(committed.elements().iter().all(|e| e.offset() == Offset::Invalid), "{committed:?}");
+    // A topic that is not there is no empty one.
+    world.write(
+        "wrong.yaml",
+        &format!("kafka: {{bootstrap_servers: {:?}, topic: gone}}\n", kafka.bootstrap()),
+    );
+    let output = world.run(&["--from-kafka", "wrong.yaml"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("there is no topic gone"), "{stderr}");
+}
+
+/// The count of notifications rests on it: the fold in memory sends the very messages that the database and the escalator send, at
+/// the same times.
+#[tokio::test]
+async fn what_is_told_in_memory_is_what_the_daemon_tells() {
+    let mut messages = 0;
+    for seed in 0..10_u64 {
+        let mut state = seed;
+        let mut below = |n: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % n
+        };
+        let severe = Some(Severity::High);
+        let mut policies = world::policies(vec![
+            step(0, &["erp", "ops_mail"], None),
+            step(HOUR, &["pager"], severe),
+            step(3 * HOUR, &["owner"], None),
+        ]);
+        policies.policies[0].repeat_every = (seed % 2 == 0).then_some(4 * HOUR);
+        let mut world = world::World::new(policies.clone()).await;
+        let mut memory = Memory::new(Arc::clone(&world.rules), policies);
+        let mut in_memory = BTreeSet::new();
+        // When, whom, why, of which exceptions: all but the message's id, in which a reminder's number counts on after a reopening.
+        let mut told = |at: Time, flushed: &Flushed| {
+            for m in &flushed.messages {
+                let of: BTreeSet<String> = m.notices.iter().map(|n| n.exception_id.clone()).collect();
+                in_memory.insert((
+                    at.0,
+                    m.to.receiver.clone(),
+                    m.to.recipient.clone(),
+                    m.reason.name().to_owned(),
+                    of,
+                ));
+            }
+        };
+        let mut standing: BTreeMap<u64, (u8, Severity)> = BTreeMap::new();
+        for offset in 0..60 {
+            world.run_for(below(3 * HOUR as u64) as i64).await;
+            let which = below(9);
+            let (kind, stage, severity) = match standing.get(&which).copied() {
+                None => (ChangeKind::Opened, 1, Severity::Warning),
+                Some((stage, severity)) if below(2) == 0 => {
+                    (ChangeKind::Resolved(Resolution::SatisfiedLate), stage, severity)
+                }
+                Some((stage, _)) => (
+                    ChangeKind::Raised,
+                    stage + 1,
+                    if below(2) == 0 { Severity::Warning } else { Severity::High },
+                ),
+            };
+            match kind {
+                ChangeKind::Resolved(_) => drop(standing.remove(&which)),
+                _ => drop(standing.insert(which, (stage, severity))),
+            }
+            let change = world::change(kind, &format!("P{which}"), offset, stage, severity);
+            world.commit(0, std::slice::from_ref(&change)).await;
+            memory.commit_at(&change, Time(world.now()), &mut told);
+        }
+        world.run_for(9 * HOUR).await;
+        memory.run(world.now(), &mut told);
+        let mut sent = BTreeSet::new();
+        for receiver in ["erp", "ops_mail", "pager", "correos_desk"] {
+            for m in world.sent(receiver).await {
+                let id = |e: &Value| e["exception_id"].as_str().unwrap_or_default().to_owned();
+                let of: BTreeSet<String> = m.exceptions().iter().map(id).collect();
+                sent.insert((m.at, receiver.to_owned(), m.recipient, m.kind, of));
+            }
+        }
+        messages += sent.len();
+        let (invented, missing) = (in_memory.difference(&sent).next(), sent.difference(&in_memory).next());
+        assert_eq!(
+            (invented, missing),
+            (None, None),
+            "seed {seed}: the first only in memory, the first only sent"
+        );
+    }
+    assert!(messages > 1_000, "{messages} messages");
 }

@@ -19,7 +19,7 @@ const DELAYS: usize = 25;
 /// The whole page.
 #[must_use]
 pub fn page(findings: &Findings<'_>) -> String {
-    let title = format!("What {} would have told", findings.title);
+    let title = format!("What the rules in {} would have told", findings.title);
     html! {
         (DOCTYPE)
         html lang="en" {

@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use super::jsonl;
 use super::pipeline::Sink;
 use super::sketch::Sketch;
 use crate::cases::Memory;
@@ -298,10 +297,4 @@ impl Sink for Report {
         changes.iter().for_each(|c| self.take(c));
         Ok(())
     }
-}
-
-/// A change as a line, for examples.
-#[must_use]
-pub fn line(change: &Change) -> String {
-    jsonl::json_line(change)
 }

@@ -1,7 +1,6 @@
 //! The command: what is asked, where the events come from, what comes out.
 
 use std::fs::File;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -51,7 +50,12 @@ pub struct Options {
     /// Compare with the rules of this directory: what opens only in one of the two, at another time, ends otherwise
     #[arg(long, value_name = "DIR")]
     pub against: Option<PathBuf>,
-    /// How noisy rules may be (YAML: default, rules, receivers); exit 1 where one is noisier
+    /// How noisy rules may be (YAML); exit 1 where one is noisier
+    ///
+    /// `default:` holds for every rule, `rules: {ID: …}` is laid over it key by key: max_exceptions_per_day,
+    /// max_late_evidence_percent (of those that ended), max_notifications_per_receiver_per_day (messages that hold an
+    /// exception of the rule). `receivers: {ID: {max_notifications_per_day: 5}}` limits all rules together. Days are those
+    /// from the first to the last append time reported, at least one.
     #[arg(long, value_name = "FILE")]
     pub budget: Option<PathBuf>,
     /// What to write
@@ -205,84 +209,107 @@ fn load(dir: &Path) -> anyhow::Result<Option<Loaded>> {
     Ok(both.map(|(rules, policies)| Loaded { rules: Arc::new(rules), policies }))
 }
 
+/// What is asked, read and checked.
+struct Asked<'a> {
+    options: &'a Options,
+    /// `--rules`, then `--against`.
+    loaded: Vec<Loaded>,
+    budget: Option<Budget>,
+    until: Option<Time>,
+    window: Window,
+}
+
+impl<'a> Asked<'a> {
+    /// `None`: what is wrong with the rules or the budget was told.
+    fn read(options: &'a Options) -> anyhow::Result<Option<Asked<'a>>> {
+        let mut loaded = Vec::new();
+        for dir in std::iter::once(&options.rules).chain(&options.against) {
+            loaded.extend(load(dir)?);
+        }
+        if loaded.len() < 1 + usize::from(options.against.is_some()) {
+            return Ok(None);
+        }
+        let of = |path: &PathBuf| Budget::load(path, &loaded[0].rules, &loaded[0].policies);
+        let budget = match options.budget.as_ref().map(of).transpose() {
+            Ok(budget) => budget,
+            Err(problems) => {
+                problems.iter().for_each(|p| eprintln!("{}", p.render(false)));
+                return Ok(None);
+            }
+        };
+        // What is appended after --to changes nothing before it.
+        let until = options.until.into_iter().chain(options.to).min();
+        let window = Window { from: options.from.unwrap_or(Time::MIN), to: options.to.unwrap_or(Time::MAX) };
+        Ok(Some(Asked { options, loaded, budget, until, window }))
+    }
+
+    fn reports(&self) -> bool {
+        self.options.format != Format::Jsonl || self.budget.is_some()
+    }
+
+    /// Takes the changes of one run.
+    fn sink(&self, progress: Progress, bytes: &Arc<AtomicU64>) -> All {
+        let compares = self.options.against.is_some();
+        let lines = self.options.format == Format::Jsonl && !compares;
+        let report = |l: &Loaded| Report::new(Arc::clone(&l.rules), &l.policies, self.window);
+        All {
+            lines: lines.then(|| jsonl::Lines::new(self.options.from, self.options.to)),
+            reports: if self.reports() { self.loaded.iter().map(report).collect() } else { Vec::new() },
+            compare: compares.then(|| Compare::new(self.window)),
+            progress,
+            bytes: Arc::clone(bytes),
+        }
+    }
+
+    /// What is above the budget, where there is one.
+    fn excesses(&self, report: Option<&Report>, days: f64) -> Option<Vec<Excess>> {
+        let (budget, report) = (self.budget.as_ref()?, report?);
+        if budget.counts_notifications() && !report.told {
+            eprintln!(
+                "parcelwatch: the budget limits notifications, and {} has no policies: none were counted",
+                self.options.rules.display()
+            );
+        }
+        Some(budget.excesses(report, days))
+    }
+}
+
 /// `backtest`: what was asked for on standard output or in a file, a summary as the last line of standard error. The exit code.
 ///
 /// # Errors
 /// The events cannot be read, the output cannot be written.
 pub fn run(options: &Options) -> anyhow::Result<u8> {
     let started = Instant::now();
-    let Some(loaded) = load(&options.rules)? else { return Ok(super::super::USAGE) };
-    let against = match &options.against {
-        Some(dir) => match load(dir)? {
-            Some(against) => Some(against),
-            None => return Ok(super::super::USAGE),
-        },
-        None => None,
-    };
-    let budget = match &options.budget {
-        Some(path) => match Budget::load(path, &loaded.rules, &loaded.policies) {
-            Ok(budget) => Some(budget),
-            Err(problems) => {
-                problems.iter().for_each(|p| eprintln!("{}", p.render(false)));
-                return Ok(super::super::USAGE);
-            }
-        },
-        None => None,
-    };
-    let until = match (options.until, options.to) {
-        (Some(until), Some(to)) => Some(until.min(to)),
-        (until, to) => until.or(to),
-    };
-    let sets: Vec<Arc<RuleSet>> =
-        [Some(&loaded), against.as_ref()].into_iter().flatten().map(|l| l.rules.clone()).collect();
-    let reports = options.format != Format::Jsonl || budget.is_some();
+    let Some(asked) = Asked::read(options)? else { return Ok(super::super::USAGE) };
+    let mut out = open(options.out.as_deref())?;
+    let sets: Vec<Arc<RuleSet>> = asked.loaded.iter().map(|l| Arc::clone(&l.rules)).collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let learn = options.format != Format::Jsonl;
-    let plan = Plan { sets: &sets, threads, until, evidence: reports, learn };
-    let window = Window { from: options.from.unwrap_or(Time::MIN), to: options.to.unwrap_or(Time::MAX) };
-    let make = |progress: Progress, bytes: &Arc<AtomicU64>| {
-        let lines = options.format == Format::Jsonl && against.is_none();
-        let of = |l: &Loaded| Report::new(Arc::clone(&l.rules), &l.policies, window);
-        let all: Vec<&Loaded> = [Some(&loaded), against.as_ref()].into_iter().flatten().collect();
-        All {
-            lines: lines.then(|| jsonl::Lines::new(options.from, options.to)),
-            reports: if reports { all.into_iter().map(of).collect() } else { Vec::new() },
-            compare: against.is_some().then(|| Compare::new(window)),
-            progress,
-            bytes: Arc::clone(bytes),
-        }
-    };
+    let plan = Plan { sets: &sets, threads, until: asked.until, evidence: asked.reports(), learn };
     let (mut all, totals, learner) = match &options.from_kafka {
         Some(config) => match topic(config)? {
-            Some(dump) => over_topic(&plan, dump, make)?,
+            Some(dump) => over_topic(&plan, dump, &asked)?,
             None => return Ok(super::super::USAGE),
         },
-        None => over_files(&plan, &options.events, make)?,
+        None => over_files(&plan, &options.events, &asked)?,
     };
     all.progress.0.finish_and_clear();
-    let end = until.or(totals.last).unwrap_or(Time::MIN);
+    let end = asked.until.or(totals.last).unwrap_or(Time::MIN);
     all.reports.iter_mut().for_each(|r| r.end(end));
     if let Some(compare) = &mut all.compare {
         compare.end()?;
     }
     let days = all.reports.first().map_or(1.0, |r| r.days(totals.first, totals.last));
-    let excesses = budget.as_ref().zip(all.reports.first()).map(|(budget, report)| {
-        if budget.counts_notifications() && !report.told {
-            eprintln!(
-                "parcelwatch: the budget limits notifications, and {} has no policies: none were counted",
-                options.rules.display()
-            );
-        }
-        budget.excesses(report, days)
-    });
-    let learned = learner.map(|l| l.learned(&loaded.rules));
-    let changes = write(options, &mut all, totals, days, learned.as_ref(), excesses.as_deref())?;
+    let excesses = asked.excesses(all.reports.first(), days);
+    let learned = learner.map(|l| l.learned(&sets[0]));
+    let count = all.count();
+    all.write(options, &mut out, (totals, days), learned.as_ref(), excesses.as_deref())?;
     for excess in excesses.iter().flatten() {
         eprintln!("noisier than the budget allows: {excess}");
     }
     let seconds = started.elapsed().as_secs_f64();
     eprintln!(
-        "{} events ({} rejected), {} parcels, {changes}, {seconds:.2} s, {:.0} events/s",
+        "{} events ({} rejected), {} parcels, {count}, {seconds:.2} s, {:.0} events/s",
         totals.events,
         totals.rejected,
         totals.parcels,
@@ -291,67 +318,73 @@ pub fn run(options: &Options) -> anyhow::Result<u8> {
     Ok(if excesses.is_some_and(|e| !e.is_empty()) { super::super::FAILED } else { super::super::FINE })
 }
 
-/// Writes what was asked for. Returns how many changes or differences that were.
-fn write(
-    options: &Options,
-    all: &mut All,
-    totals: Totals,
-    days: f64,
-    learned: Option<&Learned>,
-    excesses: Option<&[Excess]>,
-) -> anyhow::Result<String> {
-    let mut out: Box<dyn std::io::Write> = match &options.out {
+/// Where the output goes; opened before the work is done.
+fn open(path: Option<&Path>) -> anyhow::Result<Box<dyn std::io::Write>> {
+    Ok(match path {
         Some(path) => {
             Box::new(File::create(path).with_context(|| format!("cannot write {}", path.display()))?)
         }
         None => Box::new(std::io::stdout().lock()),
-    };
-    let count = match (&all.lines, &all.compare, all.reports.first()) {
-        (Some(lines), _, _) => format!("{} changes", lines.count),
-        (_, Some(compare), _) => format!("{} differences", compare.count),
-        (_, _, Some(report)) => format!("{} changes", report.count),
-        _ => String::new(),
-    };
-    let title = options.rules.display().to_string();
-    let against = options.against.as_ref().map(|dir| dir.display().to_string());
-    if options.format == Format::Jsonl {
-        let held = all.lines.take().map(|l| l.held).or(all.compare.take().map(|c| c.held));
-        held.unwrap_or_default().write_to(&mut out)?;
-    } else if let Some(report) = all.reports.first() {
-        let findings = Findings {
-            title: &title,
-            against: against.as_deref(),
-            report,
-            before: all.reports.get(1),
-            compare: all.compare.as_ref(),
-            totals,
-            days,
-            learned,
-            excesses,
-        };
-        let text =
-            if options.format == Format::Table { table::table(&findings) } else { html::page(&findings) };
-        out.write_all(text.as_bytes())?;
+    })
+}
+
+impl All {
+    /// How many changes or differences, in words.
+    fn count(&self) -> String {
+        match (&self.lines, &self.compare, self.reports.first()) {
+            (Some(lines), _, _) => format!("{} changes", lines.count),
+            (_, Some(compare), _) => format!("{} differences", compare.count),
+            (_, _, Some(report)) => format!("{} changes", report.count),
+            _ => "0 changes".to_owned(),
+        }
     }
-    out.flush()?;
-    Ok(count)
+
+    /// Writes what was asked for.
+    fn write(
+        self,
+        options: &Options,
+        out: &mut dyn std::io::Write,
+        (totals, days): (Totals, f64),
+        learned: Option<&Learned>,
+        excesses: Option<&[Excess]>,
+    ) -> anyhow::Result<()> {
+        let All { lines, reports, compare, .. } = self;
+        let title = options.rules.display().to_string();
+        let against = options.against.as_ref().map(|dir| dir.display().to_string());
+        if options.format == Format::Jsonl {
+            let held = lines.map(|l| l.held).or(compare.map(|c| c.held));
+            held.unwrap_or_default().write_to(out)?;
+        } else if let Some(report) = reports.first() {
+            let findings = Findings {
+                title: &title,
+                against: against.as_deref(),
+                report,
+                before: reports.get(1),
+                compare: compare.as_ref(),
+                totals,
+                days,
+                learned,
+                excesses,
+            };
+            let table = options.format == Format::Table;
+            let text = if table { table::table(&findings) } else { html::page(&findings) };
+            out.write_all(text.as_bytes())?;
+        }
+        Ok(out.flush()?)
+    }
 }
 
 type Done = (All, Totals, Option<Learner>);
 
 /// Folds files: as they are where they are in order, else sorted first. What can be read only once is sorted at once.
-fn over_files(
-    plan: &Plan<'_>,
-    paths: &[PathBuf],
-    make: impl Fn(Progress, &Arc<AtomicU64>) -> All,
-) -> anyhow::Result<Done> {
+fn over_files(plan: &Plan<'_>, paths: &[PathBuf], asked: &Asked<'_>) -> anyhow::Result<Done> {
     let bytes = Arc::new(AtomicU64::new(0));
     let until = plan.until.unwrap_or(Time::MAX);
     let about: Vec<_> = paths.iter().map(std::fs::metadata).collect();
     let size = about.iter().flatten().map(std::fs::Metadata::len).sum();
     let progress = Progress::new(size, "bytes");
     if about.iter().all(|m| m.as_ref().is_ok_and(std::fs::Metadata::is_file)) {
-        let mut all = make(progress.clone(), &bytes);
+        let mut all = asked.sink(progress.clone(), &bytes);
         let folded = Merge::of_files(paths, until, &bytes)
             .map_err(Failure::Source)
             .and_then(|merge| pipeline::fold(plan, merge, &mut all));
@@ -369,7 +402,7 @@ fn over_files(
         next()
     };
     let merge = ordered::sort(each, until, ordered::RUN)?;
-    let mut all = make(progress, &bytes);
+    let mut all = asked.sink(progress, &bytes);
     let (totals, learner) = pipeline::fold(plan, merge, &mut all)?;
     Ok((all, totals, learner))
 }
@@ -393,11 +426,7 @@ fn topic(path: &Path) -> anyhow::Result<Option<Dump>> {
 }
 
 /// Folds a topic, sorted by the records' timestamps.
-fn over_topic(
-    plan: &Plan<'_>,
-    mut dump: Dump,
-    make: impl Fn(Progress, &Arc<AtomicU64>) -> All,
-) -> anyhow::Result<Done> {
+fn over_topic(plan: &Plan<'_>, mut dump: Dump, asked: &Asked<'_>) -> anyhow::Result<Done> {
     let scanner = Scanner::default();
     let total = dump.total;
     let progress = Progress::new(total, "records");
@@ -408,7 +437,7 @@ fn over_topic(
         Ok(batch.map(|batch| Block::of_batch(&batch, &scanner)))
     };
     let merge = ordered::sort(next, plan.until.unwrap_or(Time::MAX), ordered::RUN)?;
-    let mut all = make(progress, &Arc::new(AtomicU64::new(total)));
+    let mut all = asked.sink(progress, &Arc::new(AtomicU64::new(total)));
     let (totals, learner) = pipeline::fold(plan, merge, &mut all)?;
     Ok((all, totals, learner))
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::model::Time;
+
 /// The width of a bucket: a value is told at most 1 % too high or too low.
 const GAMMA: f64 = 1.02;
 
@@ -75,8 +77,18 @@ pub fn percentile(sorted: &[i64], percent: usize) -> Option<i64> {
 
 /// A moment to the minute, for a person who reads many of them: `2026-10-14 07:10`.
 #[must_use]
-pub fn minute(time: crate::model::Time) -> String {
-    time.to_string().chars().take(16).map(|c| if c == 'T' { ' ' } else { c }).collect()
+pub fn minute(time: Time) -> String {
+    cut(time, 16)
+}
+
+/// A moment to the second: `2026-10-14 07:10:00`.
+#[must_use]
+pub fn second(time: Time) -> String {
+    cut(time, 19)
+}
+
+fn cut(time: Time, chars: usize) -> String {
+    time.to_string().chars().take(chars).map(|c| if c == 'T' { ' ' } else { c }).collect()
 }
 
 /// A duration for a person: `3d 4h`, `2h 30m`, `45s`, `0.2s`.

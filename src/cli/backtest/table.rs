@@ -67,11 +67,11 @@ pub fn grouped(n: u64) -> String {
     out
 }
 
-/// `12 %`, `-` of nothing.
+/// `12 %`, `–` of nothing.
 #[must_use]
 pub fn percent(part: u64, whole: u64) -> String {
     match (part, whole) {
-        (_, 0) => "-".to_owned(),
+        (_, 0) => "–".to_owned(),
         (0, _) => "0 %".to_owned(),
         _ => {
             let p = part as f64 * 100.0 / whole as f64;
@@ -86,7 +86,7 @@ fn clean(text: &str) -> String {
 }
 
 fn time_or_dash(ms: Option<i64>) -> String {
-    ms.map_or_else(|| "-".to_owned(), duration)
+    ms.map_or_else(|| "–".to_owned(), duration)
 }
 
 fn some(n: u64, ms: i64) -> String {
@@ -208,7 +208,7 @@ fn pairs(learned: &super::learn::Learned, out: &mut String) {
         let late = |i: usize| {
             pair.windows
                 .get(i)
-                .map_or(String::new(), |w| if w.parcels == 0 { "-".to_owned() } else { grouped(w.late) })
+                .map_or(String::new(), |w| if w.parcels == 0 { "–".to_owned() } else { grouped(w.late) })
         };
         grid.row([
             pair.rule.clone(),

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::super::Findings;
 use super::super::learn::Pair;
 use super::super::report::{Example, OfRule, Tally};
-use super::super::sketch::duration;
+use super::super::sketch::{duration, second};
 use super::super::table::{grouped, percent, rate};
 use super::or_dash;
 use crate::model::{Change, ChangeKind, DAY, HOUR, Resolution, Severity, Time};
@@ -56,7 +56,7 @@ pub fn details(f: &Findings<'_>, rule: &Rule, of: &OfRule) -> Markup {
                 "Owner " (body.owner)
                 @if let Some(policy) = &body.policy { ", policy " span.id { (policy) } }
                 @if rule.shadow { ", in shadow: nobody is told" }
-                @if let Some(runbook) = &body.runbook { ", runbook " span.id { (runbook) } }
+                @if let Some(runbook) = &body.runbook { ". What to do: " (runbook) }
             }
             @if of.opened == 0 && of.ended() == 0 {
                 p { "It opened nothing in this time." }
@@ -206,7 +206,7 @@ fn usual(pair: &Pair) -> Markup {
 
 /// A moment of a timeline.
 struct Moment {
-    at: String,
+    at: Option<Time>,
     what: Markup,
     told: bool,
 }
@@ -220,9 +220,9 @@ fn timeline(example: &Example) -> Markup {
     }
     if let Some(due) = example.changes.first() {
         let what = html! { "due: by now it should have happened" };
-        moments.push(Moment { at: due.due.to_string(), what, told: true });
+        moments.push(Moment { at: Some(due.due), what, told: true });
     }
-    moments.sort_by_cached_key(|m| (Time::parse(&m.at), m.told));
+    moments.sort_by_key(|m| (m.at, m.told));
     let fact = |name: &str| evidence["facts"][name].as_str().map(str::to_owned);
     let shown: Vec<_> = ["lane", "domestic_carrier", "broker", "entry_type", "tracking_number"]
         .into_iter()
@@ -233,7 +233,7 @@ fn timeline(example: &Example) -> Markup {
             summary {
                 span.id { (example.parcel_id) }
                 @if !example.episode.is_empty() { " " span.soft { "episode " (example.episode) } }
-                @if let Some(first) = example.changes.first() { " " span.soft { "opened " (first.at.to_string()) } }
+                @if let Some(first) = example.changes.first() { " " span.soft { "opened " (second(first.at)) } }
             }
             @if !shown.is_empty() {
                 p.note { @for (i, (name, value)) in shown.iter().enumerate() {
@@ -241,7 +241,7 @@ fn timeline(example: &Example) -> Markup {
                 } }
             }
             table { tbody { @for moment in &moments {
-                tr.told[moment.told] { td.n { (moment.at) } td { (moment.what) } }
+                tr.told[moment.told] { td.when { (moment.at.map(second).unwrap_or_default()) } td { (moment.what) } }
             } } }
         }
     }
@@ -255,20 +255,20 @@ fn told(change: &Change) -> Moment {
             span class={ "sev " (change.severity.name()) } { (change.severity.name()) }
         },
     };
-    Moment { at: change.at.to_string(), what, told: true }
+    Moment { at: Some(change.at), what, told: true }
 }
 
 fn happened(seen: &Value) -> Moment {
     let text = |name: &str| seen[name].as_str().unwrap_or_default();
-    let (at, append) = (text("event_time"), text("append_time"));
-    let late = Time::parse(at).zip(Time::parse(append)).map_or(0, |(at, append)| append.0 - at.0);
+    let (at, append) = (Time::parse(text("event_time")), Time::parse(text("append_time")));
+    let late = at.zip(append).map_or(0, |(at, append)| append.0 - at.0);
     let what = html! {
         span.id { (text("milestone")) }
         @if !text("evidence_class").is_empty() { " " span.soft { (text("evidence_class").replace('_', " ")) } }
         @if !text("facility").is_empty() { " at " span.id { (text("facility")) } }
         @if late >= HOUR { " " span.soft { "told " (duration(late)) " later" } }
     };
-    Moment { at: at.to_owned(), what, told: false }
+    Moment { at, what, told: false }
 }
 
 /// A difference's line, for a reader.
@@ -280,7 +280,8 @@ pub fn compared(line: &str) -> Markup {
             @if steps.is_empty() { span.soft { "does not open" } }
             @for (i, step) in steps.iter().enumerate() {
                 @if i > 0 { ", " }
-                (step["change"].as_str().unwrap_or_default()) " " (step["at"].as_str().unwrap_or_default())
+                (step["change"].as_str().unwrap_or_default()) " "
+                (step["at"].as_str().and_then(Time::parse).map(second).unwrap_or_default())
                 @if let Some(how) = step["severity"].as_str().or(step["resolution"].as_str()) { " (" (how.replace('_', " ")) ")" }
             }
         }
