@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::json;
 use sqlx::Row as _;
 
+use super::audit::{self, Deed, Who};
 use super::store::next_number;
 use super::{Cases, CasesError};
 
@@ -44,7 +46,7 @@ impl Cases {
             .execute(&mut *tx)
             .await?;
             let number = next_number(&mut tx, "SELECT MAX(load) FROM rules_loads").await?;
-            sqlx::query(
+            let new = sqlx::query(
                 "INSERT INTO rules_loads (load, rules_hash, policies_hash, actor, at_ms) SELECT $1, $2, $3, $4, $5 WHERE NOT EXISTS \
                  (SELECT 1 FROM rules_loads WHERE load = $1 - 1 AND rules_hash = $2 AND policies_hash = $3)",
             )
@@ -54,7 +56,14 @@ impl Cases {
             .bind(load.by.clone())
             .bind(load.at_ms)
             .execute(&mut *tx)
-            .await?;
+            .await?
+            .rows_affected();
+            if new > 0 {
+                let who = Who { via: &load.by, ..Who::default() };
+                let (object, detail) = (format!("rules {}", load.rules_hash), json!({"policies": load.policies_hash}));
+                let deed = Deed { who, action: "reload", object: &object, detail: &detail, at_ms: load.at_ms };
+                audit::append(&mut tx, &deed).await?;
+            }
             Ok(())
         }
         .await

@@ -21,6 +21,7 @@ mod loads;
 mod memory;
 mod operate;
 mod outbox;
+mod overdue;
 mod query;
 mod row;
 mod silences;
@@ -40,6 +41,7 @@ pub use escalation::Escalation;
 pub use loads::RulesLoad;
 pub use memory::Memory;
 pub use operate::{Act, GroupActed};
+pub use overdue::Audit;
 pub use silences::{NewSilence, Reach};
 pub use store::{Cases, Options};
 

@@ -290,3 +290,34 @@ impl Evidence {
             .unwrap_or_default()
     }
 }
+
+/// An exception that opened at 0.
+#[cfg(test)]
+pub(super) fn sample(rule: &str, parcel_id: &str) -> Case {
+    Case {
+        number: 1,
+        exception_id: format!("{rule} {parcel_id}"),
+        rule: rule.to_owned(),
+        parcel_id: parcel_id.to_owned(),
+        episode: String::new(),
+        partition: 0,
+        state: State::Open,
+        engine_open: true,
+        stage: 1,
+        severity: Severity::Warning,
+        highest_stage: 1,
+        highest_severity: Severity::Warning,
+        anchor: Time(0),
+        due: Time(0),
+        opened_at: Time(0),
+        opened_ms: 0,
+        news: News { word: Word::Opened, at: Time(0), seq: 1 },
+        evidence_seq: 1,
+        resolved: None,
+        ack: None,
+        incomplete: false,
+        body: Arc::default(),
+        group_id: "g".into(),
+        ladder: Ladder::default(),
+    }
+}

@@ -9,6 +9,7 @@
 //! Timers are derived: [`ladder::next_look`] from an exception's row, [`Group::schedule`] from its group's. A new
 //! change, an operator's action, new policies or the end of a backlog just make an exception's time come.
 
+pub mod audit;
 pub mod body;
 mod case;
 pub mod digest;

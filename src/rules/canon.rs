@@ -236,6 +236,9 @@ pub fn policies(p: &Policies) -> String {
         let (source, target) = (condition(source), condition(target));
         let _ = writeln!(out, "inhibit {source} {target} {}", list(equal.clone(), true));
     }
+    if p.auditor.fallback.is_some() || p.auditor.dead_mans_switch.is_some() {
+        let _ = writeln!(out, "auditor {:?}", p.auditor);
+    }
     for (receiver, rate) in &p.rates {
         let _ = writeln!(out, "rate {receiver} {} {}", rate.messages, rate.per_ms);
     }

@@ -27,6 +27,19 @@ pub struct Policies {
     pub mute: Vec<Mute>,
     /// `rates:` by receiver.
     pub rates: BTreeMap<String, Rate>,
+    /// `auditor:`.
+    pub auditor: Auditor,
+}
+
+/// Who watches the watchdog.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Auditor {
+    /// The receiver that is told when steps are overdue.
+    pub fallback: Option<String>,
+    /// The receiver that is sent a sign of life as long as none is.
+    pub dead_mans_switch: Option<String>,
+    /// Milliseconds between signs of life.
+    pub every: i64,
 }
 
 /// How many messages a recipient takes; more become a digest.

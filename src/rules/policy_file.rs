@@ -8,7 +8,7 @@ use super::calendar_file;
 use super::condition::OF_EXCEPTION;
 use super::matchers::{condition, unknown_fact};
 use super::names::Names;
-use super::policies::{Inhibit, Mute, OwnerRoute, Policies, Policy, Rate, Step};
+use super::policies::{Auditor, Inhibit, Mute, OwnerRoute, Policies, Policy, Rate, Step};
 use super::problem::{Place, code};
 use super::reader::{Fields, Reader};
 use super::receiver::receiver;
@@ -18,8 +18,8 @@ use crate::model::{DAY, MINUTE, SECOND, Severity, Time};
 use crate::yaml::{Kind, Node, cut};
 
 /// Every key of the file.
-pub const FILE_KEYS: [&str; 8] =
-    ["receivers", "policies", "default_policy", "owners", "inhibit", "mute", "rates", "calendars"];
+pub const FILE_KEYS: [&str; 9] =
+    ["receivers", "policies", "default_policy", "owners", "inhibit", "mute", "rates", "auditor", "calendars"];
 const POLICY_KEYS: [&str; 13] = [
     "id",
     "group_by",
@@ -74,6 +74,7 @@ pub fn policy_file(
     names.default_policy = file.default_policy.clone();
     file.inhibit = inhibit(r, names, &fields);
     file.mute = mute(r, names, &fields);
+    file.auditor = fields.get("auditor").and_then(|n| auditor(r, n, &receivers)).unwrap_or_default();
     file.rates = fields.get("rates").map(|n| rates(r, n, &receivers)).unwrap_or_default();
     Some(file)
 }
@@ -486,4 +487,22 @@ fn rates(r: &mut Reader, node: &Node, receivers: &BTreeMap<&str, Place>) -> BTre
         }
     }
     all
+}
+
+/// `auditor: {fallback: ops_mail, dead_mans_switch: snitch, every: 5m}`.
+fn auditor(r: &mut Reader, node: &Node, receivers: &BTreeMap<&str, Place>) -> Option<Auditor> {
+    let fields = r.fields(node, "`auditor`", &["fallback", "dead_mans_switch", "every"])?;
+    let mut one = |key: &str| {
+        let node = fields.get(key)?;
+        let name = r.text(node, &format!("`{key}`"))?;
+        if !receivers.contains_key(name) {
+            let ids = receivers.keys().copied();
+            r.unknown(code::UNDEFINED, &node.at, format!("no receiver is named `{}`", cut(name)), name, ids);
+            return None;
+        }
+        Some(name.to_owned())
+    };
+    let (fallback, dead_mans_switch) = (one("fallback"), one("dead_mans_switch"));
+    let every = optional(&fields, "every", |n| at_least(r, n, "`every`", MINUTE));
+    Some(Auditor { fallback, dead_mans_switch, every: every?.unwrap_or(5 * MINUTE) })
 }

@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::auditor::Auditor;
 use super::clock::{SourceClocks, WallClock};
 use super::dispatcher::{self, Dispatcher, Route};
 use super::escalator::{Backlog, Escalator};
@@ -249,6 +250,15 @@ impl Daemon {
         let group = std::thread::Builder::new().name("group".to_owned()).spawn(move || group.run())?;
 
         let (stop, stopping) = watch::channel(false);
+        let auditor = Auditor {
+            cases: cases.clone(),
+            policies: policies.clone(),
+            clock: Arc::clone(&clock),
+            backlog: backlog.clone(),
+            metrics: Arc::clone(&metrics),
+            dry_run: settings.dry_run,
+        };
+        tokio::spawn(auditor.run(stopping.clone()));
         let escalator = Escalator {
             cases: cases.clone(),
             policies,

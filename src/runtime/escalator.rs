@@ -85,6 +85,11 @@ impl Backlog {
     }
 }
 
+/// Which of these partitions may speak at `now`, in a process that started then.
+pub(super) fn speaking(backlog: &Backlog, all: &BTreeSet<i32>, started: i64, now: i64) -> BTreeSet<i32> {
+    backlog.speaking(all, started, now).0
+}
+
 /// What the loop needs.
 pub struct Escalator {
     /// The database.

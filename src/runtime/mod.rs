@@ -6,6 +6,7 @@
 //! [`saver`] (snapshots), [`progress`] (what is known of all of it), [`escalator`], [`dispatcher`] and [`receivers`] (who
 //! is told), [`reload`] (new rules without a restart), [`ports`] and [`status`] (what the others see).
 
+pub mod auditor;
 pub mod clock;
 pub mod daemon;
 mod desk;

@@ -8,6 +8,7 @@ use crate::world::{
     HOUR, MINUTE, Message, SECOND, START, World, change, ended, lines, opened, policies, raised, step,
 };
 
+mod auditor;
 mod desk;
 mod digest;
 mod quiet;

@@ -1,0 +1,183 @@
+//! Who watches the watchdog: looks for exceptions whose next step is overdue, says so through the fallback receiver, and gives a sign
+//! of life only while there are none (DESIGN §7). It shares nothing with the escalator but the database.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
+
+use super::clock::WallClock;
+use super::escalator::{self, Backlog};
+use crate::cases::{Audit, Cases, CasesError, OutboxRow};
+use crate::metrics::Metrics;
+use crate::model::{MINUTE, Time};
+use crate::rules::Policies;
+use crate::rules::policies::ReceiverKind;
+
+/// How often it looks, in real time.
+const EVERY: Duration = Duration::from_secs(30);
+/// Exceptions looked at one by one in each round; all have their turn.
+const SLICE: u32 = 5_000;
+/// What is still overdue is said again after so long.
+const AGAIN: i64 = 15 * MINUTE;
+
+/// What the loop needs.
+pub struct Auditor {
+    /// The database.
+    pub cases: Cases,
+    /// The policies in force.
+    pub policies: watch::Receiver<Arc<Policies>>,
+    /// What time it is.
+    pub clock: Arc<dyn WallClock>,
+    /// Which partitions may speak: what is in its backlog is not overdue.
+    pub backlog: Backlog,
+    /// Where the figure goes.
+    pub metrics: Arc<Metrics>,
+    /// Decide and record, send nothing.
+    pub dry_run: bool,
+}
+
+/// What the loop remembers; none of it is needed after a restart.
+#[derive(Debug, Default)]
+pub struct Memory {
+    started: i64,
+    next: i64,
+}
+
+impl Memory {
+    /// Of a loop that starts now.
+    #[must_use]
+    pub const fn starting(now_ms: i64) -> Memory {
+        Memory { started: now_ms, next: 0 }
+    }
+}
+
+impl Auditor {
+    /// Runs until `stop` holds true or its sender is gone.
+    pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut memory = Memory::starting(self.clock.now_ms());
+        while !*stop.borrow() {
+            tokio::select! {
+                () = tokio::time::sleep(EVERY) => {}
+                ended = stop.changed() => {
+                    if ended.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+            }
+            if let Err(error) = self.round(&mut memory).await {
+                tracing::error!(reason = error.reason(), %error, "the audit of escalations waits for the database");
+            }
+        }
+    }
+
+    /// Looks once. Returns what it found.
+    ///
+    /// # Errors
+    /// Every [`CasesError`]; there is no sign of life then.
+    pub async fn round(&mut self, memory: &mut Memory) -> Result<Audit, CasesError> {
+        let policies = Arc::clone(&self.policies.borrow_and_update());
+        let now = self.clock.now_ms();
+        let all = self.cases.partitions().await?;
+        let speaking = escalator::speaking(&self.backlog, &all, memory.started, now);
+        let audit = self.cases.audit_steps(&policies, &speaking, memory.next, SLICE, now).await?;
+        memory.next = audit.next;
+        self.metrics.escalation_steps_overdue.set(audit.overdue);
+        if audit.overdue > 0 {
+            tracing::error!(overdue = audit.overdue, some = ?audit.some, "escalation steps are overdue");
+            self.warn(&policies, &audit, now).await?;
+        } else {
+            self.live(&policies, now).await?;
+        }
+        Ok(audit)
+    }
+
+    async fn warn(&self, policies: &Policies, audit: &Audit, now: i64) -> Result<(), CasesError> {
+        let Some(receiver) = policies.auditor.fallback.as_deref() else { return Ok(()) };
+        let since = audit.some.first().map_or(now, |(_, since)| *since);
+        let some: Vec<String> =
+            audit.some.iter().map(|(id, since)| format!("{id}, due {}", Time(*since))).collect();
+        let mut summary = vec![format!(
+            "Escalation is late: {} exceptions wait for a step that was due more than a minute ago, the oldest since {}.",
+            audit.overdue,
+            Time(since)
+        )];
+        summary.push("Look at the log of parcelwatch, and at whether the database answers.".to_owned());
+        summary.extend(some);
+        let what =
+            Word { thread: "escalation overdue", kind: "exceptions.digest", reason: "digest", summary };
+        self.say(policies, receiver, now.div_euclid(AGAIN), &what, now).await
+    }
+
+    async fn live(&self, policies: &Policies, now: i64) -> Result<(), CasesError> {
+        let auditor = &policies.auditor;
+        let Some(receiver) = auditor.dead_mans_switch.as_deref() else { return Ok(()) };
+        let summary = vec!["A sign of life: nothing is overdue.".to_owned()];
+        let what = Word { thread: "sign of life", kind: "alive", reason: "alive", summary };
+        self.say(policies, receiver, now.div_euclid(auditor.every.max(MINUTE)), &what, now).await
+    }
+
+    /// Writes a message of our own, one in each slot of time, to each recipient.
+    async fn say(
+        &self,
+        policies: &Policies,
+        receiver: &str,
+        slot: i64,
+        what: &Word,
+        now: i64,
+    ) -> Result<(), CasesError> {
+        let Some(receiver) = policies.receiver(receiver) else { return Ok(()) };
+        let recipients = match &receiver.kind {
+            ReceiverKind::Email { to } => to.clone(),
+            _ => vec![String::new()],
+        };
+        for recipient in recipients {
+            let id = hash(&[what.thread, &receiver.id, &recipient, &slot.to_string()]);
+            let thread = hash(&[what.thread]);
+            let body = json!({
+                "type": what.kind,
+                "timestamp": Time(now).to_string(),
+                "data": {
+                    "notification_id": id, "receiver": receiver.id, "policy": "", "step": null, "reason": what.reason,
+                    "group_id": thread, "group": {}, "group_state": if what.kind == "alive" { "resolved" } else { "open" },
+                    "counts": {"open": 0, "acknowledged": 0, "resolved": 0}, "truncated": 0, "exceptions": [],
+                    "summary": what.summary,
+                },
+            });
+            let row = OutboxRow {
+                id,
+                receiver: receiver.id.clone(),
+                integration: receiver.kind.integration().to_owned(),
+                recipient,
+                kind: what.reason.to_owned(),
+                subject: format!("[parcelwatch] {}", what.thread),
+                body: body.to_string(),
+                thread,
+                attempts: 0,
+                created_ms: now,
+                due_ms: now,
+            };
+            self.cases.say(&row, self.dry_run).await?;
+        }
+        Ok(())
+    }
+}
+
+struct Word {
+    thread: &'static str,
+    kind: &'static str,
+    reason: &'static str,
+    summary: Vec<String>,
+}
+
+fn hash(parts: &[&str]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part.as_bytes());
+        hash.update([0]);
+    }
+    hash.finalize()[..16].iter().map(|b| format!("{b:02x}")).collect()
+}
