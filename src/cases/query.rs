@@ -79,6 +79,9 @@ impl Cases {
         let Some(case) = cases.first() else { return Ok(None) };
         let changes = self.changes_of(&cases).await.map_err(|e| self.failed(e))?;
         let mut value = shown(case, changes.get(&case.number), now_ms);
+        // What was known when it was last decided: it outlives the parcel's place in memory.
+        let known = changes.get(&case.number).and_then(|all| all.iter().find(|c| c.seq == case.evidence_seq));
+        value["known"] = known.and_then(|c| serde_json::from_str(&c.evidence).ok()).unwrap_or(Value::Null);
         value["actions"] = self.actions(case.number).await.map_err(|e| self.failed(e))?;
         value["unsent"] = self.unsent(case.number).await.map_err(|e| self.failed(e))?;
         Ok(Some(value))

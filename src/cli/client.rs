@@ -34,6 +34,12 @@ impl Daemon {
         Daemon { url: Some(url.to_owned()), token_file: None, config: PathBuf::new() }
     }
 
+    /// The configuration that it reads where no address is named.
+    #[must_use]
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
     /// Asks for `path` and returns the answer's JSON.
     ///
     /// # Errors

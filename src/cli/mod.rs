@@ -5,6 +5,9 @@ pub mod backtest;
 pub mod check;
 pub mod client;
 pub mod demo;
+pub mod explain;
+pub mod offline;
+pub mod plan;
 pub mod rules;
 pub mod run;
 pub mod silence;
@@ -84,6 +87,10 @@ enum Command {
         #[arg(long, value_name = "PERCENT")]
         min_killed: Option<u32>,
     },
+    /// What new rules would do to the parcels in flight: nothing (exit 0), something (4)
+    Plan(plan::Options),
+    /// What is known of a parcel, what is owed, and why each rule did, did not or will fire
+    Explain(explain::Options),
     /// Rules of a running daemon: which were in force, what they said; reload them
     #[command(subcommand)]
     Rules(RulesCommand),
@@ -157,6 +164,8 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run { config, dry_run } => run::run(&config, dry_run),
         Command::Demo { seconds, seed, factor } => demo::run(demo::Options { seconds, seed, factor }),
+        Command::Plan(options) => plan::run(&options),
+        Command::Explain(options) => explain::run(&options),
         Command::Rules(command) => match command {
             RulesCommand::Log { daemon, json } => rules::log(&daemon, json),
             RulesCommand::Show { hash, daemon } => rules::show(&daemon, &hash),

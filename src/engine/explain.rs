@@ -205,7 +205,10 @@ impl Look<'_> {
             return Verdict::OutOfScope;
         }
         if let Some(when) = satisfied(view, rule, body, a.time, view.parcel.claim, false) {
-            because.push(format!("what it expects ({}) happened at {when}", body.expect.names.join(", ")));
+            because.push(format!(
+                "what it expects ({}) has happened, last at {when}",
+                body.expect.names.join(", ")
+            ));
             return Verdict::Satisfied(when);
         }
         if view.derived.terminal && !rule.after_terminal {

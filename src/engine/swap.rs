@@ -209,6 +209,7 @@ impl Shard {
             s.parcel.unpack(&self.table.slot(slot).bytes);
             self.under_new_rules(&mut s, &preview.swap, &mut changes);
             if let Some(kept) = &mut preview.kept {
+                self.attach_evidence(&s, &mut changes);
                 kept.extend(changes.iter().cloned());
             }
             for rule in self.moved(&s.parcel, &s.now) {

@@ -5,6 +5,7 @@ mod kill;
 mod ladder;
 mod outage;
 mod path;
+mod plan;
 mod reload;
 mod start;
 
