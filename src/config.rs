@@ -7,6 +7,7 @@ mod environment;
 mod files;
 mod keys;
 mod raw;
+pub mod schema;
 mod secret;
 
 use std::collections::BTreeMap;

@@ -453,6 +453,26 @@ impl Builder<'_> {
     }
 }
 
+/// The JSON that an editor would make of it; a value refused is nothing.
+#[must_use]
+pub fn to_json(node: &Node) -> serde_json::Value {
+    use serde_json::Value as Json;
+    match &node.kind {
+        Kind::Seq(items) => items.iter().map(to_json).collect(),
+        Kind::Map(entries) => {
+            entries.iter().map(|(k, v)| (k.text().unwrap_or_default().to_owned(), to_json(v))).collect()
+        }
+        Kind::Refused => Json::Null,
+        Kind::Scalar { .. } => match node.value() {
+            Some(Value::Bool(b)) => Json::Bool(b),
+            Some(Value::Number(n)) => n.to_string().parse().map_or(Json::Null, Json::Number),
+            Some(Value::Text(text)) => Json::from(text),
+            Some(Value::NoNumber) => Json::from(node.text().unwrap_or_default()),
+            Some(Value::Null) | None => Json::Null,
+        },
+    }
+}
+
 /// A text short enough for a message, its control characters escaped.
 #[must_use]
 pub fn cut(text: &str) -> String {

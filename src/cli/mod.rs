@@ -10,6 +10,7 @@ pub mod offline;
 pub mod plan;
 pub mod rules;
 pub mod run;
+pub mod schema;
 pub mod silence;
 pub mod test;
 
@@ -63,6 +64,15 @@ enum Command {
         /// Say what a code means, with an example and the remedy, instead of checking: PW208
         #[arg(long, value_name = "CODE", conflicts_with = "paths")]
         explain: Option<String>,
+    },
+    /// JSON Schemas, for editors that complete rules and for those who make events
+    Schema {
+        /// Of what
+        #[arg(value_enum)]
+        what: Option<schema::What>,
+        /// Write files into this folder instead: the one, or all of them
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
     },
     /// Run the tests of rules (*_test.yaml): who is told what, when, of which events
     Test {
@@ -174,6 +184,7 @@ pub fn main() -> ExitCode {
         },
         Command::Check { explain: Some(code), .. } => Ok(check::explain(&code)),
         Command::Check { paths, format, explain: None } => Ok(check::check(&paths, format)),
+        Command::Schema { what, out } => schema::schema(what, out.as_deref()),
         Command::Test { paths, run, format, coverage, min, mutate, min_killed } => {
             Ok(test::test(&test::Options { paths, run, format, coverage, min, mutate, min_killed }))
         }

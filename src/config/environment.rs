@@ -42,7 +42,7 @@ pub fn overlay(env: &Environment, problems: &mut Vec<Problem>) -> Value {
         let Some(want) = want else {
             // `PARCELWATCH_CONFIG` and the like name no key; `PARCELWATCH_KAFKA__TOPICS` tries to.
             if variable.contains("__") {
-                let known = keys::KEYS.iter().map(|(p, _)| *p);
+                let known = keys::KEYS.iter().map(|(p, _, _)| *p);
                 let mut p = Problem::of_file(
                     PathBuf::from(variable),
                     code::UNKNOWN_KEY,

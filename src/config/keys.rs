@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use ipnet::IpNet;
 
+use super::schema::{ROLES, TOKEN};
 use crate::model::Time;
 use crate::rules::problem::code;
 use crate::rules::reader::Reader;
@@ -49,42 +50,62 @@ pub enum Want {
     LogFormat,
 }
 
-/// All keys; a section's name is before the dot.
-pub const KEYS: [(&str, Want); 30] = [
-    ("kafka.bootstrap_servers", Want::Text),
-    ("kafka.topic", Want::Text),
-    ("kafka.group_id", Want::Text),
-    ("kafka.start", Want::Start),
-    ("kafka.properties", Want::Properties),
-    ("rules", Want::Path),
-    ("state", Want::Path),
-    ("reload.max_openings", Want::Count),
-    ("reload.every", Want::Duration),
-    ("cases.url", Want::CasesUrl),
-    ("cases.password", Want::Secret),
-    ("cases.keep", Want::Duration),
-    ("snapshots.to", Want::Bucket),
-    ("snapshots.every", Want::Duration),
-    ("snapshots.keep", Want::Count),
-    ("time.skew", Want::Duration),
-    ("time.certificate_ttl", Want::Duration),
-    ("time.forget_after", Want::Duration),
-    ("time.remember_ids", Want::Duration),
-    ("time.abandon_after", Want::Duration),
-    ("http.listen", Want::Listen),
-    ("http.public_url", Want::HttpUrl),
-    ("http.tokens", Want::Tokens),
-    ("smtp.url", Want::SmtpUrl),
-    ("smtp.from", Want::From),
-    ("smtp.username", Want::MaybeText),
-    ("smtp.password", Want::Secret),
-    ("webhook.allow_private_networks", Want::Networks),
-    ("log.format", Want::LogFormat),
-    ("log.filter", Want::Text),
+/// All keys, what may stand there and what it is; a section's name is before the dot.
+pub const KEYS: [(&str, Want, &str); 30] = [
+    (
+        "kafka.bootstrap_servers",
+        Want::Text,
+        "host:port, several with commas; the one setting without a default",
+    ),
+    ("kafka.topic", Want::Text, "The one input topic; its keys are parcel ids"),
+    ("kafka.group_id", Want::Text, "The consumer group"),
+    ("kafka.start", Want::Start, "Where a partition without a snapshot begins"),
+    ("kafka.properties", Want::Properties, "Handed to librdkafka; any value may be kept elsewhere"),
+    ("rules", Want::Path, "The directory of rules and policies.yaml, relative to this file"),
+    ("state", Want::Path, "The folder of cases.sqlite and snapshots, relative to this file"),
+    (
+        "reload.max_openings",
+        Want::Count,
+        "New rules that would open more exceptions at once wait until somebody accepts them",
+    ),
+    ("reload.every", Want::Duration, "How often the files of rules are looked at"),
+    ("cases.url", Want::CasesUrl, "Where exceptions are kept: a file in `state`"),
+    ("cases.password", Want::Secret, "Of a database that wants one"),
+    ("cases.keep", Want::Duration, "How long resolved exceptions are kept"),
+    ("snapshots.to", Want::Bucket, "A bucket; null: a folder in `state`"),
+    ("snapshots.every", Want::Duration, "How often each shard is saved"),
+    ("snapshots.keep", Want::Count, "How many of each partition are kept"),
+    ("time.skew", Want::Duration, "How far this machine's clock may be ahead of the brokers'"),
+    ("time.certificate_ttl", Want::Duration, "How long a proof of having read everything holds"),
+    (
+        "time.forget_after",
+        Want::Duration,
+        "A finished parcel leaves the memory so long after its last record",
+    ),
+    ("time.remember_ids", Want::Duration, "And its late records are swallowed for so long after that"),
+    (
+        "time.abandon_after",
+        Want::Duration,
+        "A parcel that never finished leaves so long after its last record",
+    ),
+    ("http.listen", Want::Listen, "address:port; one that other machines reach needs tokens"),
+    ("http.public_url", Want::HttpUrl, "How people reach it, for links in mails"),
+    ("http.tokens", Want::Tokens, "Who may do what"),
+    ("smtp.url", Want::SmtpUrl, "No mail without it"),
+    ("smtp.from", Want::From, "Who mails are from"),
+    ("smtp.username", Want::MaybeText, "Login"),
+    ("smtp.password", Want::Secret, "Where its password is kept"),
+    (
+        "webhook.allow_private_networks",
+        Want::Networks,
+        "Networks that webhooks may reach though they are private",
+    ),
+    ("log.format", Want::LogFormat, "How a line looks"),
+    ("log.filter", Want::Text, "A level, or levels by target: info,parcelwatch::source=debug"),
 ];
 
 /// Properties of librdkafka that are secrets.
-const SECRET_PROPERTIES: [&str; 6] = [
+pub(super) const SECRET_PROPERTIES: [&str; 6] = [
     "sasl.password",
     "ssl.key.password",
     "ssl.key.pem",
@@ -95,13 +116,13 @@ const SECRET_PROPERTIES: [&str; 6] = [
 
 /// The kind of a key.
 pub fn want(path: &str) -> Option<Want> {
-    KEYS.iter().find(|(p, _)| *p == path).map(|(_, w)| *w)
+    KEYS.iter().find(|(p, _, _)| *p == path).map(|(_, w, _)| *w)
 }
 
 /// Sections and keys without one.
 pub fn top() -> Vec<&'static str> {
     let mut names: Vec<&str> = Vec::new();
-    for (path, _) in KEYS {
+    for (path, _, _) in KEYS {
         let name = path.split('.').next().unwrap_or_default();
         if !names.contains(&name) {
             names.push(name);
@@ -112,7 +133,7 @@ pub fn top() -> Vec<&'static str> {
 
 /// Keys of a section.
 pub fn within(section: &str) -> Vec<&'static str> {
-    KEYS.iter().filter_map(|(p, _)| p.strip_prefix(section)?.strip_prefix('.')).collect()
+    KEYS.iter().filter_map(|(p, _, _)| p.strip_prefix(section)?.strip_prefix('.')).collect()
 }
 
 /// Checks the whole file: unknown keys and values, all of them.
@@ -298,7 +319,7 @@ fn tokens(r: &mut Reader, node: &Node) {
     }
     let mut names: Vec<&str> = Vec::new();
     for item in r.list(node, "`http.tokens`").unwrap_or_default() {
-        let Some(fields) = r.fields(item, "a token", &["name", "role", "token"]) else { continue };
+        let Some(fields) = r.object(item, "a token", &TOKEN) else { continue };
         match fields.get("name") {
             Some(n) => {
                 if let Some(name) = r.text(n, "the token's name") {
@@ -322,7 +343,7 @@ fn tokens(r: &mut Reader, node: &Node) {
             ),
         }
         match fields.get("role") {
-            Some(n) => drop(r.word(n, "role", &["viewer", "operator", "admin"])),
+            Some(n) => drop(r.word(n, "role", &ROLES)),
             None => r.missing(
                 &item.at,
                 "a token",

@@ -187,18 +187,33 @@ pub enum Control {
 }
 
 impl Control {
+    /// All of them.
+    pub const ALL: [Control; 6] = [
+        Control::ParcelFacts,
+        Control::TrackingLinked,
+        Control::EventRetracted,
+        Control::FeedHealth,
+        Control::GuaranteeUpdated,
+        Control::DutyRegimeChanged,
+    ];
+
+    /// Its name in records.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Control::ParcelFacts => "parcel_facts",
+            Control::TrackingLinked => "tracking_linked",
+            Control::EventRetracted => "event_retracted",
+            Control::FeedHealth => "feed_health",
+            Control::GuaranteeUpdated => "guarantee_updated",
+            Control::DutyRegimeChanged => "duty_regime_changed",
+        }
+    }
+
     /// The control record of this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Control> {
-        Some(match name {
-            "parcel_facts" => Control::ParcelFacts,
-            "tracking_linked" => Control::TrackingLinked,
-            "event_retracted" => Control::EventRetracted,
-            "feed_health" => Control::FeedHealth,
-            "guarantee_updated" => Control::GuaranteeUpdated,
-            "duty_regime_changed" => Control::DutyRegimeChanged,
-            _ => return None,
-        })
+        Control::ALL.into_iter().find(|c| c.name() == name)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The closed vocabularies in words: what each milestone, fact and derived time means, for the schema, for lints and for
 //! whoever completes a rule in an editor. `tests` below hold the tables complete.
 
-use super::{DerivedTime, Milestone};
+use super::{Control, DerivedTime, Milestone};
 
 /// What a fact usually holds. A fact keeps the JSON type that records state (SEMANTICS 4.1), whatever this says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -226,6 +226,21 @@ impl Milestone {
             Milestone::ReturnedToSender => "Back with the sender",
             Milestone::ParcelIncident => "Lost, damaged or destroyed",
             Milestone::Cancelled => "Cancelled",
+        }
+    }
+}
+
+impl Control {
+    /// What it does.
+    #[must_use]
+    pub const fn about(self) -> &'static str {
+        match self {
+            Control::ParcelFacts => "States facts of a parcel",
+            Control::TrackingLinked => "Names the number of a further leg",
+            Control::EventRetracted => "Takes records back: `retracts` names their ids",
+            Control::FeedHealth => "Tells how a feed is; without parcel_id it is about the whole feed",
+            Control::GuaranteeUpdated => "Moves the buyer's guarantee",
+            Control::DutyRegimeChanged => "A tariff changed",
         }
     }
 }

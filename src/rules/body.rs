@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use super::keys;
 use super::matchers::matcher;
 use super::names::{Names, expectations};
 use super::problem::code;
@@ -40,7 +41,7 @@ pub const OVERRIDE_KEYS: [&str; 18] = [
 pub const OWNERS: [&str; 7] =
     ["broker", "carrier", "seller", "ops", "compliance", "customer_service", "finance"];
 /// A ladder longer than this is a mistake.
-const MAX_STAGES: usize = 50;
+pub(super) const MAX_STAGES: usize = 50;
 
 /// A value and where it stands.
 #[derive(Clone)]
@@ -133,6 +134,16 @@ impl Draft {
             stages: stages?,
             severity: severity?,
         })
+    }
+
+    /// How much an override repeats of them.
+    pub fn weight(&self) -> usize {
+        let matchers = self.unless.iter().chain(&self.while_).map(Matcher::weight).sum::<usize>();
+        let texts = [&self.title, &self.description, &self.runbook];
+        let text: usize = texts.into_iter().flatten().map(|t| t.len() / 64).sum();
+        let labels = self.labels.as_ref().map_or(0, BTreeMap::len);
+        let expect = self.expect.as_ref().map_or(0, |e| e.value.names.len());
+        8 + matchers + text + labels + expect + self.stages.as_ref().map_or(0, Vec::len)
     }
 
     /// These keys with those of an override in their place.
@@ -381,7 +392,7 @@ fn expect(r: &mut Reader, node: &Node) -> Option<Expect> {
 }
 
 fn from(r: &mut Reader, node: &Node) -> Option<Milestone> {
-    let fields = r.fields(node, "an entry of `expect`", &["from"])?;
+    let fields = r.fields(node, "an entry of `expect`", &keys::names(&keys::FROM))?;
     let Some(node) = fields.get("from") else {
         if fields.iter().next().is_none() && node.at.len() <= 2 {
             r.missing(
@@ -492,7 +503,7 @@ fn stage(r: &mut Reader, node: &Node) -> Option<DraftStage> {
         r.error(code::WRONG_SHAPE, &node.at, message, "write {at: 24h, severity: warning}");
         return None;
     }
-    let fields = r.fields(node, "a stage", &["at", "severity"])?;
+    let fields = r.fields(node, "a stage", &keys::names(&keys::STAGE))?;
     let severity = optional(&fields, "severity", |n| severity(r, n));
     let Some(at) = fields.get("at") else {
         r.missing(&node.at, "a stage", "at", "say how long after the anchor it is reached, as in {at: 24h}");

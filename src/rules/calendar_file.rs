@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 
 use super::calendar::{Calendar, zone_names};
 use super::names::Names;
+use super::policy_keys;
 use super::problem::{Place, code, did_you_mean, suggest};
 use super::reader::Reader;
 use crate::model::{DAY, HOUR, MINUTE, Time};
 use crate::yaml::{Node, cut};
 
-const KEYS: [&str; 7] = ["id", "zone", "days", "hours", "holidays", "working_days", "country"];
-const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
+const KEYS: [&str; policy_keys::CALENDAR.len()] = super::keys::names(&policy_keys::CALENDAR);
+/// Days of the week.
+pub(super) const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 /// More are refused: nobody has as many destinations.
 const MAX_CALENDARS: usize = 500;
 /// More are refused: each working day that is counted is looked up among them.

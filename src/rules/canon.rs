@@ -17,7 +17,11 @@ use super::ruleset::{
 
 /// SHA-256, hexadecimal.
 pub fn hash(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().fold(String::with_capacity(64), |mut hex, b| {
+    hex(&Sha256::digest(text.as_bytes()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(64), |mut hex, b| {
         let _ = write!(hex, "{b:02x}");
         hex
     })
@@ -35,29 +39,57 @@ fn list(mut items: Vec<String>, sorted: bool) -> String {
     format!("[{}]", items.join(","))
 }
 
-/// All rules: each rule's text, the declared facts and the calendars.
-pub fn rule_set(rules: &[String], declared: &[DeclaredFact], calendars: &[Calendar]) -> String {
-    let mut out = String::from("rules 1\n");
-    for rule in rules {
-        out.push_str(rule);
+/// The calendars' texts, each made once: thousands of rules may count in them.
+pub struct Calendars {
+    each: Vec<String>,
+    /// The lines of a rule that counts in the parcel's destination.
+    by_destination: String,
+}
+
+impl Calendars {
+    /// Of these.
+    pub fn new(calendars: &[Calendar]) -> Calendars {
+        let each: Vec<String> = calendars.iter().map(Calendar::canonical).collect();
+        let mut by_destination = String::new();
+        for (calendar, text) in calendars.iter().zip(&each) {
+            if calendar.any || !calendar.countries.is_empty() {
+                write_line(&mut by_destination, "by_destination", text);
+            }
+        }
+        Calendars { each, by_destination }
     }
-    for fact in declared {
-        let _ = writeln!(out, "fact {} {}", fact.name, fact.kind);
+}
+
+/// The hash of all rules: each rule's text, the declared facts and the calendars.
+pub struct SetHash(Sha256);
+
+impl SetHash {
+    /// Of nothing yet.
+    pub fn new() -> SetHash {
+        SetHash(Sha256::new_with_prefix("rules 1\n"))
     }
-    for calendar in calendars {
-        let _ = writeln!(out, "calendar {}", calendar.canonical());
+
+    /// And a rule.
+    pub fn rule(&mut self, text: &str) {
+        self.0.update(text);
     }
-    out
+
+    /// And the rest.
+    pub fn finish(mut self, declared: &[DeclaredFact], calendars: &Calendars) -> String {
+        for fact in declared {
+            self.0.update(format!("fact {} {}\n", fact.name, fact.kind));
+        }
+        for calendar in &calendars.each {
+            self.0.update(format!("calendar {calendar}\n"));
+        }
+        hex(&self.0.finalize())
+    }
 }
 
 /// One rule, with the calendars it counts in.
-pub fn rule(rule: &Rule, names: &Names, calendars: &[Calendar]) -> String {
+pub fn rule(rule: &Rule, names: &Names, calendars: &Calendars) -> String {
     let mut out = format!("rule {}\n", rule.id);
-    let mut line = |key: &str, value: String| {
-        if !value.is_empty() {
-            let _ = writeln!(out, "{key}={value}");
-        }
-    };
+    let mut line = |key: &str, value: String| write_line(&mut out, key, &value);
     let flag = |on: bool| if on { "true".to_owned() } else { String::new() };
     line("version", if rule.version.is_empty() { String::new() } else { quote(&rule.version) });
     line("shadow", flag(rule.shadow));
@@ -79,20 +111,22 @@ pub fn rule(rule: &Rule, names: &Names, calendars: &[Calendar]) -> String {
     line("zone_slack", if rule.zone_slack == 0 { String::new() } else { rule.zone_slack.to_string() });
     for (i, b) in rule.bodies.iter().enumerate() {
         if i > 0 {
-            line("override", matcher(&rule.overrides[i - 1], names));
+            write_line(&mut out, "override", &matcher(&rule.overrides[i - 1], names));
         }
-        line("body", body(b, names));
+        write_line(&mut out, "body", &body(b, names));
         match b.calendar {
             CalendarRef::Elapsed => {}
-            CalendarRef::Named(c) => line("calendar", calendars[c].canonical()),
-            CalendarRef::ByDestination => {
-                for c in calendars.iter().filter(|c| c.any || !c.countries.is_empty()) {
-                    line("by_destination", c.canonical());
-                }
-            }
+            CalendarRef::Named(c) => write_line(&mut out, "calendar", &calendars.each[c]),
+            CalendarRef::ByDestination => out.push_str(&calendars.by_destination),
         }
     }
     out
+}
+
+fn write_line(out: &mut String, key: &str, value: &str) {
+    if !value.is_empty() {
+        let _ = writeln!(out, "{key}={value}");
+    }
 }
 
 fn anchor(a: &Anchor) -> String {

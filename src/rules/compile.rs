@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::calendar_file::{self, calendars};
 use super::canon;
+use super::keys;
 use super::matchers::scalar;
 use super::names::Names;
 use super::policies::Policies;
@@ -59,8 +60,10 @@ impl Loaded {
     }
 }
 
-const TOP_KEYS: [&str; 5] = ["rules", "sets", "facts", "calendars", "reported_within"];
-const KINDS: [&str; 9] = ["text", "number", "boolean", "bool", "list", "object", "money", "time", "date"];
+const TOP_KEYS: [&str; keys::FILE.len()] = keys::names(&keys::FILE);
+/// What a declared fact may be said to hold.
+pub(super) const KINDS: [&str; 9] =
+    ["text", "number", "boolean", "bool", "list", "object", "money", "time", "date"];
 /// More declared facts are refused: each costs memory for each parcel.
 const MAX_FACTS: usize = 500;
 /// More rules are refused: each record is put to all of them.
@@ -268,7 +271,7 @@ fn declared(
     facts: &mut BTreeMap<String, Place>,
     names: &mut Names,
 ) {
-    let Some(fields) = r.fields(node, "a declared fact", &["name", "type"]) else { return };
+    let Some(fields) = r.fields(node, "a declared fact", &keys::names(&keys::FACT)) else { return };
     let Some(name_node) = fields.get("name") else {
         r.missing(&node.at, "a declared fact", "name", "write {name: warehouse_zone, type: text}");
         return;
@@ -394,12 +397,13 @@ fn top(r: &mut Reader, node: &Node) {
 
 /// Hashes, and the whole.
 fn finish(mut rules: Vec<Rule>, calendars: Vec<super::calendar::Calendar>, names: &Names) -> RuleSet {
-    let mut texts = Vec::with_capacity(rules.len());
+    let texts = canon::Calendars::new(&calendars);
+    let mut hash = canon::SetHash::new();
     for rule in &mut rules {
-        let text = canon::rule(rule, names, &calendars);
+        let text = canon::rule(rule, names, &texts);
         rule.hash = Arc::from(canon::hash(&text));
-        texts.push(text);
+        hash.rule(&text);
     }
-    let hash = canon::hash(&canon::rule_set(&texts, &names.declared, &calendars));
+    let hash = hash.finish(&names.declared, &texts);
     RuleSet { hash, rules, calendars, declared: names.declared.clone() }
 }

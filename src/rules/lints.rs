@@ -113,6 +113,9 @@ fn conditions(r: &mut Reader, names: &Names, fields: &Fields<'_>, overrides: &[N
         return;
     }
     for (i, body) in rule.bodies.iter().enumerate() {
+        if logic.left() == 0 {
+            break;
+        }
         let node = |key: &str| match i {
             0 => fields.get(key),
             i => overrides.get(i - 1).and_then(|n| n.get(key)),
@@ -175,6 +178,9 @@ fn never(r: &mut Reader, node: Option<&Node>, message: &str) {
     r.lint(code::NEVER_HOLDS, &node.at, message, help);
 }
 
+/// How many overrides above one are compared with it.
+const MAX_ABOVE: usize = 200;
+
 /// Whether a parcel can reach the override: its `match` can hold, and none above it takes all of its parcels.
 fn reached(
     r: &mut Reader,
@@ -195,8 +201,10 @@ fn reached(
         r.lint(code::OVERRIDE_UNREACHED, &node.at, "this override never applies to a parcel in scope", help);
         return false;
     }
-    let covers = |logic: &mut Logic<'_>, m: &Matcher| !logic.possible(&[scope, own, Goal::Fails(m)]);
-    let above = (0..i).find(|j| covers(logic, &rule.overrides[*j]));
+    let mut covers =
+        |j: usize| logic.left() > 0 && !logic.possible(&[scope, own, Goal::Fails(&rule.overrides[j])]);
+    // The nearest are looked at first: with thousands of overrides not all pairs are.
+    let above = (0..i).rev().take(MAX_ABOVE).find(|j| covers(*j));
     if let Some(other) = above.and_then(|j| nodes[j].get("match")) {
         let also = (r.place(&other.at), "this takes all of its parcels");
         let help = "the first override that matches applies, alone: put the narrower one first, or remove it";

@@ -6,6 +6,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
+use super::condition::glob;
 use super::ruleset::{Comparison, Matcher, Scalar, Test};
 use crate::model::{Decimal, FactRef};
 
@@ -182,7 +183,10 @@ fn of_value(t: &Test, v: &Scalar) -> Option<bool> {
             Scalar::Bool(_) => Some(false),
             Scalar::Text(_) => None,
         },
-        Test::Glob(_) => None,
+        Test::Glob(pattern) => match v {
+            Scalar::Text(text) => Some(glob(pattern, text)),
+            Scalar::Number(_) | Scalar::Bool(_) => Some(false),
+        },
         Test::AnyOf(ts) => {
             let each: Vec<Option<bool>> = ts.iter().map(|t| of_value(t, v)).collect();
             if each.contains(&Some(true)) {

@@ -3,15 +3,15 @@
 use super::condition::Condition;
 use super::names::Names;
 use super::problem::{code, near_miss};
-use super::reader::{Reader, kind};
+use super::reader::{MAX_MEMBERS, Reader, kind};
 use super::ruleset::{Comparison, Matcher, Scalar, Test};
 use crate::model::{DerivedTime, Milestone, fact_words};
 use crate::yaml::{Kind, Node, Value, cut};
 
 /// Operators of a mapping beside a fact.
-const OPERATORS: [&str; 8] = ["not", "gt", "gte", "lt", "lte", "missing", "glob", "in"];
+pub(super) const OPERATORS: [&str; 8] = ["not", "gt", "gte", "lt", "lte", "missing", "glob", "in"];
 /// A pattern is no longer than this: comparing costs its length times the text's.
-const MAX_GLOB: usize = 200;
+pub(super) const MAX_GLOB: usize = 200;
 
 /// Reads a matcher. `extra` are names besides facts that are allowed; entries under them are checked and left out.
 pub fn matcher(r: &mut Reader, names: &Names, node: &Node, what: &str, extra: &[&str]) -> Option<Matcher> {
@@ -112,7 +112,7 @@ pub fn unknown_fact(r: &mut Reader, names: &Names, key: &Node, name: &str, extra
         return;
     }
     // What a file that cannot be read may declare.
-    if names.rules_broken {
+    if names.rules_broken || r.is_full() {
         return;
     }
     let known = names.facts().chain(extra.iter().copied()).chain(["any_of", "none_of"]);
@@ -218,11 +218,19 @@ fn members(r: &mut Reader, names: &Names, node: &Node) -> Option<Test> {
     }
     let name = r.text(node, "`in`")?;
     if let Some(set) = names.sets.get(name) {
+        let Some(left) = r.members.checked_sub(set.len()) else {
+            let message = format!("sets with more than {MAX_MEMBERS} members in all are named up to here");
+            let help = "a rule's `scope` asks once for what its other conditions need not ask again";
+            r.error(code::TOO_LARGE, &node.at, message, help);
+            return None;
+        };
+        r.members = left;
         return Some(Test::AnyOf(set.iter().cloned().map(Test::Equals).collect()));
     }
     if !names.rules_broken {
         let message = format!("no set is named `{}`", cut(name));
-        let help = super::problem::suggest(name, names.sets.keys().map(String::as_str))
+        let help = r
+            .suggest(name, names.sets.keys().map(String::as_str))
             .unwrap_or_else(|| "define it beside `rules:`, as in `sets: {eu: [AT, BE]}`".into());
         r.error(code::UNDEFINED, &node.at, message, help);
     }

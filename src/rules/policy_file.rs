@@ -6,9 +6,11 @@ use super::body::{OWNERS, severity};
 use super::calendar::{self, Calendar};
 use super::calendar_file;
 use super::condition::OF_EXCEPTION;
+use super::keys::names as names_of;
 use super::matchers::{condition, unknown_fact};
 use super::names::Names;
 use super::policies::{Auditor, Inhibit, Mute, OwnerRoute, Policies, Policy, Rate, Step};
+use super::policy_keys;
 use super::problem::{Place, code};
 use super::reader::{Fields, Reader};
 use super::receiver::receiver;
@@ -18,24 +20,10 @@ use crate::model::{DAY, MINUTE, SECOND, Severity, Time};
 use crate::yaml::{Kind, Node, cut};
 
 /// Every key of the file.
-pub const FILE_KEYS: [&str; 9] =
-    ["receivers", "policies", "default_policy", "owners", "inhibit", "mute", "rates", "auditor", "calendars"];
-const POLICY_KEYS: [&str; 13] = [
-    "id",
-    "group_by",
-    "group_wait",
-    "group_interval",
-    "repeat_every",
-    "ack_timeout",
-    "steps",
-    "show",
-    "calendar",
-    "digest_at",
-    "comment_needed",
-    "hold_resolve",
-    "reopen_within",
-];
-const GROUP_BY: [&str; 4] = ["rule", "severity", "owner", "parcel_id"];
+pub const FILE_KEYS: [&str; policy_keys::FILE.len()] = names_of(&policy_keys::FILE);
+const POLICY_KEYS: [&str; policy_keys::POLICY.len()] = names_of(&policy_keys::POLICY);
+/// What groups know besides facts.
+pub(super) const GROUP_BY: [&str; 4] = ["rule", "severity", "owner", "parcel_id"];
 
 /// Reads the file; what it defines goes into `names`. `None`: it has problems.
 pub fn policy_file(
@@ -259,7 +247,7 @@ fn step(
     receivers: &BTreeMap<&str, Place>,
     in_calendar: bool,
 ) -> Option<(Step, Option<Span>)> {
-    let fields = r.fields(node, "a step", &["after", "notify", "min_severity"])?;
+    let fields = r.fields(node, "a step", &names_of(&policy_keys::STEP))?;
     let (mut span, mut after) = (None, Some(None));
     if in_calendar {
         let read = optional(&fields, "after", |n| r.span(n, "`after`"));
@@ -371,7 +359,7 @@ fn route(
         let default = told(r, node, &format!("the owner `{owner}`"), receivers, false)?;
         return Some(OwnerRoute { default, ..OwnerRoute::default() });
     }
-    let fields = r.fields(node, &format!("the owner `{owner}`"), &["by", "to", "default"])?;
+    let fields = r.fields(node, &format!("the owner `{owner}`"), &names_of(&policy_keys::ROUTE))?;
     let by = optional(&fields, "by", |n| facts(r, names, n, "`by`", &[]).and_then(|f| f.into_iter().next()));
     let to = optional(&fields, "to", |n| {
         let mut to = BTreeMap::new();
@@ -401,7 +389,7 @@ fn route(
 fn inhibit(r: &mut Reader, names: &Names, fields: &Fields<'_>) -> Vec<Inhibit> {
     let mut all = Vec::new();
     for entry in list(r, fields, "inhibit") {
-        let Some(f) = r.fields(entry, "an entry of `inhibit`", &["source", "target", "equal"]) else {
+        let Some(f) = r.fields(entry, "an entry of `inhibit`", &names_of(&policy_keys::INHIBIT)) else {
             continue;
         };
         let mut side = |key: &str| match f.get(key) {
@@ -425,7 +413,7 @@ fn mute(r: &mut Reader, names: &Names, fields: &Fields<'_>) -> Vec<Mute> {
     let mut seen = BTreeMap::new();
     for entry in list(r, fields, "mute") {
         let id = identified(r, entry, "an entry of `mute`", &mut seen);
-        let Some(f) = r.fields(entry, "an entry of `mute`", &["id", "calendar", "outside", "match"]) else {
+        let Some(f) = r.fields(entry, "an entry of `mute`", &names_of(&policy_keys::MUTE)) else {
             continue;
         };
         let calendar = match f.get("calendar") {
@@ -462,7 +450,7 @@ fn rates(r: &mut Reader, node: &Node, receivers: &BTreeMap<&str, Place>) -> BTre
             r.unknown(code::UNDEFINED, &key.at, format!("no receiver is named `{}`", cut(name)), name, ids);
             continue;
         }
-        let Some(f) = r.fields(value, "a rate", &["messages", "per"]) else { continue };
+        let Some(f) = r.fields(value, "a rate", &names_of(&policy_keys::RATE)) else { continue };
         let messages = f.get("messages").and_then(|n| match n.text().and_then(|t| t.parse().ok()) {
             Some(messages @ 1..=1_000_000) => Some(messages),
             _ => {
@@ -491,7 +479,7 @@ fn rates(r: &mut Reader, node: &Node, receivers: &BTreeMap<&str, Place>) -> BTre
 
 /// `auditor: {fallback: ops_mail, dead_mans_switch: snitch, every: 5m}`.
 fn auditor(r: &mut Reader, node: &Node, receivers: &BTreeMap<&str, Place>) -> Option<Auditor> {
-    let fields = r.fields(node, "`auditor`", &["fallback", "dead_mans_switch", "every"])?;
+    let fields = r.object(node, "`auditor`", &policy_keys::AUDITOR)?;
     let mut one = |key: &str| {
         let node = fields.get(key)?;
         let name = r.text(node, &format!("`{key}`"))?;

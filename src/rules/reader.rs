@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::duration;
+use super::keys::Object;
 use super::problem::{Level, Place, Problem, Source, code, suggest};
 use super::ruleset::Span;
 use crate::yaml::{Kind, Node, Value, cut};
@@ -15,6 +16,9 @@ const MAX_PROBLEMS: usize = 200;
 /// Steps that questions of logic may take in one file: some 20 ms.
 const EFFORT: u32 = 200_000;
 
+/// Members of sets that one file may copy to where it names them.
+pub const MAX_MEMBERS: usize = 200_000;
+
 /// Reads one file and collects its problems.
 pub struct Reader {
     source: Arc<Source>,
@@ -22,6 +26,8 @@ pub struct Reader {
     pub rule: Option<String>,
     /// Steps that questions of logic may still take in this file.
     pub effort: u32,
+    /// Members of sets that may still be copied to where the sets are named.
+    pub members: usize,
     problems: Vec<Problem>,
     /// Takes what is beyond [`MAX_PROBLEMS`].
     spill: Option<Problem>,
@@ -60,6 +66,7 @@ impl Reader {
             source,
             rule: None,
             effort: EFFORT,
+            members: MAX_MEMBERS,
             problems: Vec::new(),
             spill: None,
             refused: BTreeSet::new(),
@@ -168,6 +175,15 @@ impl Reader {
         p.also = vec![(also.0, also.1.to_owned())];
     }
 
+    /// "did you mean `x`?", or what there is to choose from; nothing once no more problems are kept.
+    pub fn suggest<'a>(
+        &self,
+        word: &str,
+        names: impl IntoIterator<Item = &'a str> + Clone,
+    ) -> Option<String> {
+        if self.is_full() { None } else { suggest(word, names) }
+    }
+
     /// An error about a name that is not in a list of names.
     pub fn unknown<'a>(
         &mut self,
@@ -177,7 +193,7 @@ impl Reader {
         word: &str,
         names: impl IntoIterator<Item = &'a str> + Clone,
     ) {
-        let help = suggest(word, names).unwrap_or_default();
+        let help = self.suggest(word, names).unwrap_or_default();
         self.error(code, at, message, help);
     }
 
@@ -194,7 +210,7 @@ impl Reader {
                 let help = if name == "<<" {
                     "merging with `<<` is not supported; write the keys out".to_owned()
                 } else {
-                    suggest(name, known.iter().copied())
+                    self.suggest(name, known.iter().copied())
                         .unwrap_or_else(|| format!("its keys are: {}", known.join(", ")))
                 };
                 self.error(code::UNKNOWN_KEY, &key.at, message, help);
@@ -207,6 +223,12 @@ impl Reader {
             }
         }
         Some(fields)
+    }
+
+    /// A mapping with the keys of a table.
+    pub fn object<'n>(&mut self, node: &'n Node, what: &str, object: &Object) -> Option<Fields<'n>> {
+        let known: Vec<&str> = object.keys.iter().map(|k| k.name).collect();
+        self.fields(node, what, &known)
     }
 
     /// A mapping with any keys.
@@ -341,7 +363,7 @@ impl Reader {
         if found.is_none() {
             let message = format!("`{}` is no {what}", cut(text));
             let all = || format!("one of: {}", words.join(", "));
-            let help = suggest(text, words.iter().copied()).unwrap_or_else(all);
+            let help = self.suggest(text, words.iter().copied()).unwrap_or_else(all);
             self.error(code::UNKNOWN_WORD, &node.at, message, help);
         }
         found

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use super::policies::{Receiver, ReceiverKind, SecretText};
+use super::policy_keys;
 use super::problem::code;
 use super::reader::Reader;
 use crate::yaml::{Kind, Node, cut};
 
-const KEYS: [&str; 7] = ["id", "email", "webhook", "slack", "pagerduty", "alertmanager", "command"];
+const KEYS: [&str; policy_keys::RECEIVER.len()] = super::keys::names(&policy_keys::RECEIVER);
 const LATER: [&str; 4] = ["slack", "pagerduty", "alertmanager", "command"];
 
 /// Reads a receiver.
@@ -42,7 +43,7 @@ pub fn receiver(r: &mut Reader, node: &Node, id: &str) -> Option<Receiver> {
 }
 
 fn email(r: &mut Reader, node: &Node) -> Option<ReceiverKind> {
-    let fields = r.fields(node, "`email`", &["to"])?;
+    let fields = r.fields(node, "`email`", &policy_keys::EMAIL_NAMES)?;
     let Some(to) = fields.get("to") else {
         r.missing(&node.at, "`email`", "to", "name addresses, as in `to: [ops@example.org]`");
         return None;
@@ -80,7 +81,7 @@ pub fn is_address(text: &str) -> bool {
 }
 
 fn webhook(r: &mut Reader, node: &Node) -> Option<ReceiverKind> {
-    let fields = r.fields(node, "`webhook`", &["url", "secret"])?;
+    let fields = r.fields(node, "`webhook`", &policy_keys::WEBHOOK_NAMES)?;
     let url = match fields.get("url") {
         Some(n) => url(r, n),
         None => {

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::body::{Draft, OVERRIDE_KEYS};
+use super::keys;
 use super::lints;
 use super::matchers::matcher;
 use super::names::{Names, anchors};
@@ -14,41 +15,11 @@ use super::ruleset::{Anchor, AnchorSource, HoldsFilter, Matcher, Rule};
 use crate::model::{DerivedTime, Milestone, Time};
 use crate::yaml::{Kind, Node, cut};
 
+/// What all overrides of a rule together may repeat of it, in tests and names.
+const MAX_BODIES: usize = 200_000;
+
 /// Every key of a rule.
-pub const RULE_KEYS: [&str; 32] = [
-    "id",
-    "title",
-    "description",
-    "after",
-    "before",
-    "pick",
-    "scope",
-    "holds",
-    "unless",
-    "while",
-    "restart",
-    "expect",
-    "evidence",
-    "tolerance",
-    "grace",
-    "reporting_delay",
-    "zone_slack",
-    "until",
-    "calendar",
-    "stages",
-    "within",
-    "severity",
-    "owner",
-    "policy",
-    "labels",
-    "overrides",
-    "effective",
-    "enabled",
-    "mode",
-    "version",
-    "runbook",
-    "after_terminal",
-];
+pub const RULE_KEYS: [&str; keys::RULE.len()] = keys::names(&keys::RULE);
 
 /// Reads a rule. `None`: it has problems, or is not enabled. `ids` learns where its id stands.
 pub fn rule(
@@ -226,7 +197,7 @@ fn anchor_source(r: &mut Reader, node: &Node) -> Option<AnchorSource> {
 }
 
 fn holds_filter(r: &mut Reader, node: &Node) -> Option<HoldsFilter> {
-    let fields = r.fields(node, "`holds`", &["reason", "authority"])?;
+    let fields = r.object(node, "`holds`", &keys::HOLDS)?;
     if fields.iter().next().is_none() {
         if r.has_refused(&node.at) {
             return None;
@@ -245,7 +216,7 @@ fn holds_filter(r: &mut Reader, node: &Node) -> Option<HoldsFilter> {
 }
 
 fn effective(r: &mut Reader, names: &Names, node: &Node) -> Option<(Option<Time>, Option<Time>)> {
-    let fields = r.fields(node, "`effective`", &["from", "to"])?;
+    let fields = r.object(node, "`effective`", &keys::EFFECTIVE)?;
     let from = optional(&fields, "from", |n| instant(r, n, "`from`"))?;
     let to = optional(&fields, "to", |n| instant(r, n, "`to`"))?;
     if let (Some(from), Some(to)) = (from, to)
@@ -297,7 +268,15 @@ fn bodies(
     let mut good = own.is_some();
     bodies.extend(own);
     if let Some(list) = fields.get("overrides") {
-        for node in r.list(list, "`overrides`")? {
+        let items = r.list(list, "`overrides`")?;
+        let weight = base.as_ref().map_or(0, Draft::weight);
+        if weight.saturating_mul(items.len()) > MAX_BODIES {
+            let message = "this rule's conditions are too large to be repeated for so many overrides";
+            let help = "move what never changes to `scope`, or write several rules";
+            r.error(code::TOO_LARGE, &list.at, message, help);
+            return None;
+        }
+        for node in items {
             let read = over(r, names, node).and_then(|(m, draft)| {
                 let merged = base.as_ref()?.overridden(draft);
                 Some((m, merged.finish(r, names, anchor, &whole)?))

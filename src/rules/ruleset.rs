@@ -218,6 +218,30 @@ impl Default for Matcher {
     }
 }
 
+impl Matcher {
+    /// How many tests and values it is made of.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        match self {
+            Matcher::All(ms) | Matcher::Any(ms) | Matcher::None(ms) => {
+                1 + ms.iter().map(Matcher::weight).sum::<usize>()
+            }
+            Matcher::Fact(_, test) => 1 + test.weight(),
+        }
+    }
+}
+
+impl Test {
+    fn weight(&self) -> usize {
+        match self {
+            Test::AnyOf(ts) | Test::AllOf(ts) => 1 + ts.iter().map(Test::weight).sum::<usize>(),
+            Test::Not(t) => 1 + t.weight(),
+            Test::Equals(Scalar::Text(t)) | Test::Glob(t) => 1 + t.len() / 64,
+            Test::Equals(_) | Test::Compare(..) | Test::Missing(_) => 1,
+        }
+    }
+}
+
 /// What a matcher asks of one fact.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Test {

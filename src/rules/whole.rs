@@ -85,7 +85,7 @@ const NAMING: [(&str, &str); 5] = [
     ("broker", "broker"),
 ];
 /// More values are no directory of a person: then nothing is compared.
-const MAX_VALUES: usize = 2_000;
+const MAX_VALUES: usize = 200;
 
 /// A value, the file it stands in and where.
 type Found<'n> = (&'n str, usize, Range<usize>);

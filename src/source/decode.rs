@@ -15,7 +15,7 @@ pub const MAX_DEPTH: usize = 64;
 
 /// What a field of a record is to us.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Special {
+pub(super) enum Special {
     ParcelId,
     Milestone,
     Control,
@@ -31,7 +31,8 @@ enum Special {
     Retracts,
 }
 
-const SPECIALS: [(&str, Special); 13] = [
+/// Fields that are more than facts.
+pub(super) const SPECIALS: [(&str, Special); 13] = [
     ("parcel_id", Special::ParcelId),
     ("milestone", Special::Milestone),
     ("control", Special::Control),

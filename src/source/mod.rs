@@ -13,6 +13,7 @@ pub mod files;
 pub mod kafka;
 pub mod kafka_mock;
 pub mod ordered;
+pub mod schema;
 
 use std::ops::Range;
 

@@ -12,6 +12,7 @@ mod demo;
 mod deploy;
 mod escalation;
 mod fixtures_test;
+mod fuzz;
 mod house;
 mod live;
 mod new_rules;
@@ -21,6 +22,10 @@ mod oracle_impl;
 mod parts;
 mod rules;
 mod runtime;
+mod schema;
 mod shipped;
 mod silence;
 mod world;
+
+#[global_allocator]
+static MEMORY: fuzz::Counting = fuzz::Counting;
