@@ -11,7 +11,9 @@ use crate::rules::problem::{Level, Problem, code};
 use crate::rules::{Loaded, SourceFile, compile, compile_at, is_policies};
 use crate::runtime::clock::{SystemClock, WallClock as _};
 use crate::source::kafka::Options;
-use crate::yaml;
+use crate::{testing, yaml};
+
+use super::test::{is_test, test_files};
 
 pub use report::{Format, explain, github, json};
 
@@ -136,7 +138,7 @@ pub fn judge(paths: &[PathBuf], now: Option<Time>) -> Result<Found, String> {
         if is_configuration(&file) {
             configurations.push(path.clone());
         } else if is_test(path) {
-            found.problems.extend(syntax(file));
+            found.problems.extend(of_test(file));
         } else {
             let folder = path.parent().unwrap_or(Path::new("")).to_owned();
             files.entry(folder).or_default().push(file);
@@ -158,12 +160,17 @@ pub fn judge(paths: &[PathBuf], now: Option<Time>) -> Result<Found, String> {
     for dir in directories {
         let read = config::read_rules(&dir).map_err(|e| with_causes(&e))?;
         if read.is_empty() {
-            let mut p = Problem::of_file(dir, code::EMPTY_FILE, "there is no file of rules in this folder");
+            let mut p =
+                Problem::of_file(dir.clone(), code::EMPTY_FILE, "there is no file of rules in this folder");
             p.level = Level::Lint;
             p.help = Some("rules stand in files that end in .yaml".into());
             found.problems.push(p);
         }
-        found.take(compile_at(&read, now));
+        let loaded = compile_at(&read, now);
+        let tests = test_files(&dir).map_err(|e| format!("cannot list {}: {e}", dir.display()))?;
+        let tests: Vec<SourceFile> = tests.into_iter().map(|path| config::read_file(path, false)).collect();
+        found.problems.extend(testing::check::problems(&loaded, &tests));
+        found.take(loaded);
     }
     for (folder, files) in files {
         found.take(compile_at(&with_neighbours(&folder, files), now));
@@ -197,13 +204,14 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn is_test(path: &Path) -> bool {
-    path.file_stem().is_some_and(|s| s.to_string_lossy().ends_with("_test"))
-}
-
-/// Only that a file is well-formed: what rule tests say is the business of `test`.
-fn syntax(file: SourceFile) -> Vec<Problem> {
-    compile(&[file]).problems.into_iter().filter(|p| p.code.starts_with("PW1")).collect()
+/// A file of tests, judged by the rules beside it.
+fn of_test(file: SourceFile) -> Vec<Problem> {
+    let folder = file.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let loaded = compile(&config::read_rules(folder).unwrap_or_default());
+    let about_it = file.path.clone();
+    let mut problems = testing::check::problems(&loaded, &[file]);
+    problems.retain(|p| p.file == about_it);
+    problems
 }
 
 /// A configuration names Kafka, or says in `rules:` where they are instead of what they are.

@@ -17,7 +17,7 @@ use crate::testing::mutate;
 use crate::testing::run::{Happened, run as run_test};
 use crate::testing::{Test, TestFile};
 
-pub use formats::Format;
+pub use formats::{Format, human, write};
 
 /// What `test` was asked for.
 #[derive(Debug)]
@@ -90,19 +90,28 @@ pub fn test(options: &Options) -> u8 {
         eprintln!("parcelwatch: no test to run; tests stand in files named *_test.yaml beside the rules");
         return super::USAGE;
     }
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    let _ = formats::write(&mut out, options.format, &all, colour_out(), started.elapsed());
     let mut code = if all.iter().all(|d| d.verdict.faults.is_empty()) { super::FINE } else { super::FAILED };
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    if options.format == Format::Human {
+        let _ = formats::human(&mut out, &all, colour_out(), started.elapsed());
+        let _ = out.flush();
+    }
     // A broken test says nothing about coverage, and every mutant would be noticed by it.
+    let mut more = Vec::new();
     if code == super::FINE {
         if options.coverage || options.min.is_some() {
-            code = code.max(show_coverage(&mut out, &suites, &done, options.min));
+            more.extend(suites.iter().zip(&done).map(|(suite, done)| coverage(suite, done, options.min)));
         }
         if options.mutate || options.min_killed.is_some() {
-            let _ = out.flush();
-            code = code.max(show_mutants(&mut out, &suites, options));
+            more.extend(suites.iter().map(|suite| mutants(suite, options.min_killed)));
         }
+    } else if options.coverage || options.mutate || options.min.is_some() || options.min_killed.is_some() {
+        eprintln!("parcelwatch: tests fail, so neither coverage nor mutants were looked at");
     }
+    if more.iter().any(|m| m.below.is_some()) {
+        code = super::FAILED;
+    }
+    let _ = formats::write(&mut out, options.format, &all, &more, started.elapsed());
     let _ = out.flush();
     code
 }
@@ -161,11 +170,11 @@ pub fn suites(paths: &[PathBuf]) -> Result<Vec<Suite>, Refused> {
     if problems.is_empty() { Ok(suites) } else { Err(Refused::Problems(problems)) }
 }
 
-/// Whether a file of this name holds tests of rules.
+/// Whether a file of this name holds tests of rules; hidden ones, as editors leave them, do not.
 #[must_use]
 pub fn is_test(path: &Path) -> bool {
     let name = path.file_name().map(|n| n.to_string_lossy()).unwrap_or_default();
-    name.ends_with("_test.yaml") || name.ends_with("_test.yml")
+    !name.starts_with('.') && (name.ends_with("_test.yaml") || name.ends_with("_test.yml"))
 }
 
 /// The files of tests of a directory, by name.
@@ -220,43 +229,64 @@ pub fn run_suite<'a>(suite: &'a Suite, only: Option<&regex_lite::Regex>) -> Vec<
         .filter(|t| only.is_none_or(|only| only.is_match(&t.name)))
         .collect();
     mutate::in_parallel(&tests, |test| {
-        let happened = run_test(test, &suite.rules, &suite.policies);
-        let verdict = judge(test, &happened);
-        Done { test, happened, verdict }
+        let ran = run_test(test, &suite.rules, &suite.policies);
+        let verdict = judge(test, &ran);
+        Done { test, happened: ran.happened, verdict }
     })
 }
 
-fn show_coverage(
-    out: &mut impl std::io::Write,
-    suites: &[Suite],
-    done: &[Vec<Done<'_>>],
-    min: Option<u32>,
-) -> u8 {
-    let mut code = super::FINE;
-    for (suite, done) in suites.iter().zip(done) {
-        let mut coverage = Coverage::new(&suite.rules, &suite.policies, &suite.tests);
-        for d in done {
-            coverage.take(d.verdict.asked.iter().map(|i| &d.happened[*i]));
-        }
-        let _ = write!(out, "\n{}", coverage.report(&suite.dir.display().to_string()));
-        if min.is_some_and(|min| coverage.percent() < min) {
-            let _ = writeln!(out, "coverage is below the {} % asked for", min.unwrap_or(0));
-            code = super::FAILED;
-        }
-    }
-    code
+/// What coverage or mutants of a directory say.
+pub struct More {
+    /// `coverage` or `mutants`.
+    pub kind: &'static str,
+    /// For people.
+    pub text: String,
+    /// For programs.
+    pub json: serde_json::Value,
+    /// What a person should look at: file, line and a sentence.
+    pub gaps: Vec<(String, usize, String)>,
+    /// Where it is below what was asked for: so in words.
+    pub below: Option<String>,
 }
 
-fn show_mutants(out: &mut impl std::io::Write, suites: &[Suite], options: &Options) -> u8 {
-    let mut code = super::FINE;
-    for suite in suites {
-        let outcome = mutate::mutate(&suite.files, &suite.tests);
-        let _ = write!(out, "\n{}", outcome.report(&suite.dir.display().to_string()));
-        if options.min_killed.is_some_and(|min| outcome.percent() < min) {
-            let min = options.min_killed.unwrap_or(0);
-            let _ = writeln!(out, "fewer mutants were noticed than the {min} % asked for");
-            code = super::FAILED;
-        }
+fn coverage(suite: &Suite, done: &[Done<'_>], min: Option<u32>) -> More {
+    let mut coverage = Coverage::new(&suite.rules, &suite.policies, &suite.tests);
+    for d in done {
+        coverage.take(d.verdict.asked.iter().map(|i| &d.happened[*i]));
     }
-    code
+    let dir = suite.dir.display().to_string();
+    let percent = coverage.percent();
+    let open: Vec<_> = coverage
+        .open()
+        .map(|(of, item, words)| serde_json::json!({"of": of, "item": item, "words": words}))
+        .collect();
+    let below = min.filter(|min| percent < *min);
+    More {
+        kind: "coverage",
+        text: coverage.report(&dir),
+        json: serde_json::json!({"dir": dir, "percent": percent, "missing": open}),
+        gaps: Vec::new(),
+        below: below.map(|min| format!("coverage of {dir} is {percent} %, below the {min} % asked for")),
+    }
+}
+
+fn mutants(suite: &Suite, min: Option<u32>) -> More {
+    let outcome = mutate::mutate(&suite.files, &suite.tests);
+    let dir = suite.dir.display().to_string();
+    let percent = outcome.percent();
+    let alive = outcome.alive.iter().map(|s| {
+        serde_json::json!({"file": s.file, "line": s.line, "rule": s.rule, "item": s.item, "sentence": s.sentence})
+    });
+    let alive: Vec<_> = alive.collect();
+    let below = min.filter(|min| percent < *min);
+    More {
+        kind: "mutants",
+        text: outcome.report(&dir),
+        json: serde_json::json!({"dir": dir, "percent": percent, "noticed": outcome.killed, "excused": outcome.excused,
+            "alive": alive}),
+        gaps: outcome.alive.into_iter().map(|s| (s.file, s.line, s.sentence)).collect(),
+        below: below.map(|min| {
+            format!("{percent} % of the mutants of {dir} were noticed, fewer than the {min} % asked for")
+        }),
+    }
 }

@@ -114,6 +114,8 @@ pub mod code {
         UNHEARD "PW317"
         /// A value that is nearly one used elsewhere.
         NEAR_MISS "PW318"
+        /// A rule that no test names, where there are tests.
+        UNTESTED "PW319"
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! The items of a rule are each of its stages; each override, with each of its stages where it has its own; and each way of
 //! ending that is possible for it: `satisfied_late` and `late_evidence` where it expects anything, `terminal` unless it is
-//! `after_terminal`, `expired` with `until`, `condition_ended` with `scope`, `while` or `unless`, `anchor_moved` where its anchor
+//! `after_terminal` or every terminal milestone satisfies it, `expired` with `until`, `condition_ended` with `scope`, `while` or `unless`, `anchor_moved` where its anchor
 //! makes episodes. Those of a policy are its steps. An item that cannot be asked for is excused in a test file, with a reason.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use super::run::Happened;
 use super::{Excuse, Kind, TestFile};
 use crate::model::{Milestone, Resolution};
 use crate::rules::ruleset::{Body, Matcher, Rule};
-use crate::rules::{Policies, RuleSet};
+use crate::rules::{Policies, RuleSet, duration};
 
 /// What is known of one item.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,8 +25,8 @@ enum Fate {
 
 /// The items of a directory, and which of them are asked for.
 pub struct Coverage {
-    /// (rule or policy, item).
-    items: BTreeMap<(String, String), Fate>,
+    /// (rule or policy, item) → what became of it, and what it is in words.
+    items: BTreeMap<(String, String), (Fate, String)>,
     /// Bodies of each rule with stages of their own.
     own_stages: BTreeMap<String, Vec<bool>>,
     idle: Vec<Excuse>,
@@ -41,13 +41,14 @@ impl Coverage {
             coverage.rule(rule);
         }
         for policy in &policies.policies {
-            for step in 1..=policy.steps.len() {
-                coverage.add(&policy.id, format!("step {step}"));
+            for (n, step) in (1..).zip(&policy.steps) {
+                let words = format!("{} after {}", step.notify.join(" and "), super::words::span(step.after));
+                coverage.add(&policy.id, format!("step {n}"), words);
             }
         }
         for excuse in tests.iter().flat_map(|t| &t.excused) {
             match coverage.items.get_mut(&(excuse.rule.clone(), excuse.item.clone())) {
-                Some(fate) => *fate = Fate::Excused,
+                Some((fate, _)) => *fate = Fate::Excused,
                 // It may excuse a mutant; of those that name an item's kind it is plain.
                 None if is_item(&excuse.item) => coverage.idle.push(excuse.clone()),
                 None => {}
@@ -56,8 +57,8 @@ impl Coverage {
         coverage
     }
 
-    fn add(&mut self, of: &str, item: String) {
-        self.items.insert((of.to_owned(), item), Fate::Open);
+    fn add(&mut self, of: &str, item: String, words: String) {
+        self.items.insert((of.to_owned(), item), (Fate::Open, words));
     }
 
     fn rule(&mut self, rule: &Rule) {
@@ -69,18 +70,21 @@ impl Coverage {
             .collect();
         for (n, body) in rule.bodies.iter().enumerate() {
             if !own[n] {
-                self.add(&rule.id, override_item(n, None));
+                self.add(&rule.id, override_item(n, None), "a parcel that it applies to, told of".to_owned());
                 continue;
             }
-            for stage in 1..=body.stages.len() {
+            for (k, stage) in body.stages.iter().enumerate() {
+                let item = if n == 0 { format!("stage {}", k + 1) } else { override_item(n, Some(k + 1)) };
+                let side = if rule.anchor.before { "before" } else { "after" };
                 self.add(
                     &rule.id,
-                    if n == 0 { format!("stage {stage}") } else { override_item(n, Some(stage)) },
+                    item,
+                    format!("{}, {} {side}", stage.severity.name(), duration::show(stage.at)),
                 );
             }
         }
         for resolution in possible(rule) {
-            self.add(&rule.id, format!("ends {}", resolution.name()));
+            self.add(&rule.id, format!("ends {}", resolution.name()), ending(resolution).to_owned());
         }
         self.own_stages.insert(rule.id.to_string(), own);
     }
@@ -94,7 +98,7 @@ impl Coverage {
                 (Kind::Opened | Kind::Raised, _) => (&h.rule, self.stage_item(h)),
                 _ => continue,
             };
-            if let Some(fate) = self.items.get_mut(&(of.clone(), item)) {
+            if let Some((fate, _)) = self.items.get_mut(&(of.clone(), item)) {
                 *fate = Fate::Asked;
             }
         }
@@ -110,13 +114,19 @@ impl Coverage {
     }
 
     fn count(&self, fate: Fate) -> usize {
-        self.items.values().filter(|f| **f == fate).count()
+        self.items.values().filter(|(f, _)| *f == fate).count()
     }
 
     /// Of the items, how many are asked for or excused, in whole percent, rounded down.
     #[must_use]
     pub fn percent(&self) -> u32 {
         percent(self.items.len() - self.count(Fate::Open), self.items.len())
+    }
+
+    /// What no test asks for and nobody excused: the rule or policy, the item, and what that is.
+    pub fn open(&self) -> impl Iterator<Item = (&str, &str, &str)> {
+        let open = self.items.iter().filter(|(_, (fate, _))| *fate == Fate::Open);
+        open.map(|((of, item), (_, words))| (of.as_str(), item.as_str(), words.as_str()))
     }
 
     /// What no test asks for, for people.
@@ -130,14 +140,14 @@ impl Coverage {
             "{})",
             if excused > 0 { format!(", {excused} of them excused") } else { String::new() }
         );
-        let mut open: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for ((of, item), fate) in &self.items {
-            if *fate == Fate::Open {
-                open.entry(of).or_default().push(item);
-            }
+        let mut open: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for (of, item, words) in self.open() {
+            open.entry(of).or_default().push(format!("      {item} ({words})"));
         }
         for (of, items) in open {
-            let _ = writeln!(text, "  {of}: no test asks for {}", items.join(", "));
+            let all = self.items.keys().filter(|(other, _)| other == of).count();
+            let _ = writeln!(text, "  {of}: no test asks for {} of {all} items:", items.len());
+            let _ = writeln!(text, "{}", items.join("\n"));
         }
         for excuse in &self.idle {
             let place = format!("{}:{}", excuse.place.source.path.display(), excuse.place.line);
@@ -150,6 +160,19 @@ impl Coverage {
 /// Whole percent, rounded down; of nothing, all.
 pub(super) fn percent(part: usize, whole: usize) -> u32 {
     (part * 100).checked_div(whole).map_or(100, |p| u32::try_from(p).unwrap_or(100))
+}
+
+/// What such an end is, in words.
+fn ending(resolution: Resolution) -> &'static str {
+    match resolution {
+        Resolution::SatisfiedLate => "what is expected happens, too late",
+        Resolution::LateEvidence => "what is expected happened in time, and is told too late",
+        Resolution::Terminal => "the parcel is delivered, lost, returned or cancelled meanwhile",
+        Resolution::Expired => "its `until` comes",
+        Resolution::ConditionEnded => "`scope` or `while` no longer hold, or `unless` does",
+        Resolution::AnchorMoved => "what it counts from happens again",
+        _ => "it ends",
+    }
 }
 
 fn override_item(n: usize, stage: Option<usize>) -> String {

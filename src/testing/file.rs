@@ -102,7 +102,8 @@ type Facts<'n> = Vec<(&'n str, &'n Node)>;
 impl Parser<'_> {
     fn file(&mut self, node: &Node) -> Option<(Vec<Test>, Vec<Excuse>)> {
         let fields = self.r.fields(node, "a file of tests", &FILE_KEYS)?;
-        let start = fields.get("start").map_or(Some(START), |n| self.instant(n, "`start`"));
+        // Where it is wrong that is told, and the rest is read all the same.
+        let start = fields.get("start").and_then(|n| self.instant(n, "`start`")).unwrap_or(START);
         let facts = self.facts(fields.get("facts"));
         let Some(list) = fields.get("tests") else {
             self.r.missing(
@@ -119,7 +120,6 @@ impl Parser<'_> {
             self.r.error(code::TOO_LARGE, &list.at, format!("more than {MAX_TESTS} tests in one file"), help);
             return None;
         }
-        let start = start?;
         let mut tests = Vec::with_capacity(items.len());
         let mut seen = BTreeSet::new();
         for item in items {
@@ -149,7 +149,10 @@ impl Parser<'_> {
             let rule = text("rule", "name the rule, or the policy, that it is about");
             let what = text("item", "copy what `test --coverage` or `test --mutate` prints");
             let because = text("because", "say why no test can or need ask for it");
-            if let (Some(rule), Some(item_text), Some(because)) = (rule, what, because) {
+            if let (Some(rule), Some(item_text), Some(because)) = (rule, what, because)
+                && let Some(node) = fields.get("rule")
+                && self.rule_or_policy(node, &rule)
+            {
                 all.push(Excuse { rule, item: item_text, because, place: self.r.place(&item.at) });
             }
         }
@@ -165,10 +168,7 @@ impl Parser<'_> {
                 None
             }
         };
-        let start = match fields.get("start") {
-            Some(n) => self.instant(n, "`start`")?,
-            None => start,
-        };
+        let start = fields.get("start").and_then(|n| self.instant(n, "`start`")).unwrap_or(start);
         self.latest = start;
         let own = self.facts(fields.get("facts"));
         let mut facts: Facts<'_> =
@@ -297,6 +297,20 @@ impl Parser<'_> {
             return None;
         }
         Some(id.to_owned())
+    }
+
+    /// Whether there is a rule or a policy of this id.
+    fn rule_or_policy(&mut self, node: &Node, id: &str) -> bool {
+        let Known { rules, policies } = self.known;
+        let ids =
+            || rules.rules.iter().map(|r| &*r.id).chain(policies.policies.iter().map(|p| p.id.as_str()));
+        let there = ids().any(|known| known == id);
+        if !there {
+            let message = format!("there is no rule and no policy `{}`", cut(id));
+            let all: Vec<&str> = ids().collect();
+            self.r.unknown(code::UNDEFINED, &node.at, message, id, all);
+        }
+        there
     }
 
     fn receiver(&mut self, node: &Node) -> Option<String> {

@@ -1,7 +1,7 @@
 //! What was expected against what happened.
 
-use super::run::Happened;
-use super::{Expectation, Kind, Test, words};
+use super::run::{Happened, Ran};
+use super::{Command, Expectation, Kind, Test, words};
 use crate::model::Time;
 use crate::rules::problem::Place;
 
@@ -25,12 +25,15 @@ pub struct Fault {
     pub details: Vec<String>,
 }
 
-/// How many things that happened are shown beside a fault.
-const SHOWN: usize = 12;
+/// How many things that nobody expected are shown, to be copied.
+const SHOWN: usize = 100;
+/// How many things that happened are shown beside an expectation that nothing met.
+const NEAR: usize = 4;
 
 /// Judges a test by what happened in it.
 #[must_use]
-pub fn judge(test: &Test, happened: &[Happened]) -> Verdict {
+pub fn judge(test: &Test, ran: &Ran) -> Verdict {
+    let happened = &ran.happened;
     let counted: Vec<usize> = (0..happened.len()).filter(|i| counts(test, &happened[*i])).collect();
     let met = matching(&test.expect, happened, &counted);
     let mut verdict = Verdict { faults: Vec::new(), asked: met.iter().flatten().copied().collect() };
@@ -48,10 +51,30 @@ pub fn judge(test: &Test, happened: &[Happened]) -> Verdict {
             });
         }
     }
+    for command in ran.in_vain.iter().map(|i| &test.commands[*i]) {
+        verdict.faults.push(in_vain(test, command, happened));
+    }
     if test.exact {
         unexpected(test, happened, &counted, &mut verdict);
     }
     verdict
+}
+
+/// A command that found nothing: probably its time, its parcel or its episode is not what was meant.
+fn in_vain(test: &Test, command: &Command, happened: &[Happened]) -> Fault {
+    let (verb, at) =
+        (if command.resolve { "resolve" } else { "acknowledge" }, words::offset(command.at, test.start));
+    let message = format!(
+        "at {at} there is nothing to {verb}: no `{}` is open for {}",
+        command.rule, command.parcel_id
+    );
+    let of_rule = |h: &&Happened| h.kind != Kind::Notify && h.rule == command.rule;
+    let mut details: Vec<String> =
+        happened.iter().filter(of_rule).take(SHOWN).map(|h| words::line(h, test.start)).collect();
+    if details.is_empty() {
+        details.push(format!("# of `{}` nothing happened at all", command.rule));
+    }
+    Fault { place: command.place.clone(), message, details }
 }
 
 fn counts(test: &Test, h: &Happened) -> bool {
@@ -69,7 +92,10 @@ fn unexpected(test: &Test, happened: &[Happened], counted: &[usize], verdict: &m
     if left.is_empty() {
         return;
     }
-    let details = left.iter().take(SHOWN).map(|h| words::line(h, test.start)).collect();
+    let mut details: Vec<String> = left.iter().take(SHOWN).map(|h| words::line(h, test.start)).collect();
+    if left.len() > SHOWN {
+        details.push(format!("# and {} more", left.len() - SHOWN));
+    }
     let message = match left.len() {
         1 => "`exact: true`, and this happened too".to_owned(),
         n => format!("`exact: true`, and {n} more things happened"),
@@ -85,26 +111,34 @@ fn missing(
     counted: &[usize],
     asked: &[usize],
 ) -> Fault {
-    let mut near: Vec<(usize, i64, &Happened, bool)> = counted
+    let notify = expectation.kind == Kind::Notify;
+    let alike = |h: &Happened| (h.kind == Kind::Notify) == notify;
+    let about = |h: &Happened| alike(h) && h.subject == expectation.subject;
+    let is_there = counted.iter().any(|i| about(&happened[*i]));
+    let mut near: Vec<(bool, usize, i64, &Happened)> = counted
         .iter()
-        .map(|i| (*i, &happened[*i]))
-        .filter(|(_, h)| h.subject == expectation.subject || h.rule == expectation.subject)
-        .map(|(i, h)| (unlike(expectation, h), far(expectation, h.at), h, asked.contains(&i)))
+        .map(|i| (asked.contains(i), &happened[*i]))
+        .filter(|(_, h)| if is_there { about(h) } else { alike(h) })
+        .map(|(asked, h)| (asked, unlike(expectation, h), far(expectation, h.at), h))
         .collect();
-    near.sort_by_key(|(unlike, far, h, asked)| (*asked, *unlike, *far, h.at));
-    let details = match near.first() {
-        None => vec![match expectation.kind {
-            Kind::Notify => format!("# `{}` was told nothing at all", expectation.subject),
-            _ => format!("# of `{}` nothing happened at all", expectation.subject),
-        }],
-        Some(_) => {
-            let shown = near.iter().take(4).map(|(_, _, h, asked)| {
-                let line = words::line(h, test.start);
-                if *asked { format!("{line} # met another one") } else { line }
-            });
-            std::iter::once("# nearest to it:".to_owned()).chain(shown).collect()
+    near.sort_by_key(|(asked, unlike, far, h)| (*asked, *unlike, *far, h.at));
+    let mut details = vec![match (is_there, notify, near.is_empty()) {
+        (true, ..) => "# nearest to it:".to_owned(),
+        (false, true, true) => {
+            format!("# `{}` was told nothing at all, nor was anybody else", expectation.subject)
         }
-    };
+        (false, true, false) => format!("# `{}` was told nothing at all; others were:", expectation.subject),
+        (false, false, true) => {
+            format!("# of `{}` nothing happened at all, nor of any other rule", expectation.subject)
+        }
+        (false, false, false) => {
+            format!("# of `{}` nothing happened at all; of others:", expectation.subject)
+        }
+    }];
+    details.extend(near.iter().take(NEAR).map(|(asked, _, _, h)| {
+        let line = words::line(h, test.start);
+        if *asked { format!("{line} # met another one") } else { line }
+    }));
     let message = format!("expected, and did not happen: {}", words::expected(expectation, test.start));
     Fault { place: expectation.place.clone(), message, details }
 }

@@ -4,7 +4,7 @@
 //! the very fold of [`crate::escalation`] that the daemon uses. Pure but for the threads of [`mutate`]; files are read by the command line.
 //!
 //! Reading order: [`file`] (the text → [`Test`]s, or every problem), [`run`] (what happened), [`judge`] (what was expected of it),
-//! [`coverage`] (which parts of the rules no test asks about), [`mutate`] (which wrong rules no test would notice).
+//! [`check`] (what is said of them before they run), [`coverage`] (which parts of the rules no test asks about), [`mutate`] (which wrong rules no test would notice).
 //!
 //! ## The format
 //! ```yaml
@@ -18,9 +18,9 @@
 //!       - {at: +50h, told: +53h, milestone: domestic_scan, evidence_class: physical_scan}  # `told`: append time, default `at`
 //!     feed:
 //!       held_back: [{from: +10h, to: +20h}]   # what is told in between is appended at `to`
-//!       lost: [{from: +30h, to: +31h}]        # what is told in between never arrives, and the shard knows of the gap
+//!       lost: [{from: +30h, to: +31h}]        # what is told in between never arrives, and the shard knows of the gap; nor do we tell meanwhile
 //!       lag: [{from: +40h, to: +50h}]         # we read nothing: telling waits until `to`, changes keep their `at`
-//!     commands: [{at: +30h, ack: cleared_no_domestic_scan, by: anna}]   # `ack` or `resolve`; `parcel_id`, `episode`, `comment`
+//!     commands: [{at: +30h, ack: cleared_no_domestic_scan, by: anna}]   # `ack` or `resolve`; `parcel_id`, `episode`, `comment`; one that finds nothing open fails
 //!     until: +10d                        # the clock ends just past it; default: the latest time named in the test
 //!     expect:                            # each is met by one thing that happened, each thing meets one at most
 //!       - {at: +24h, opened: cleared_no_domestic_scan, severity: warning}
@@ -34,6 +34,7 @@
 //!   - {rule: some_rule, item: "ends terminal", because: "its parcels never end otherwise"}
 //! ```
 
+pub mod check;
 pub mod coverage;
 pub mod file;
 pub mod judge;

@@ -1,6 +1,10 @@
 //! Wrong rules, to see whether a test notices: the tests that name a rule are run against each of its mutants, and a mutant
 //! that all of them pass shows what nobody asks about.
 //!
+//! What is changed: each duration by a second either way, stages and severities, the bound of a comparison, entries and values of
+//! matchers, what is expected and by which evidence, anchors, the calendar, and whole overrides and options left out. `excused:` in a test
+//! file names a mutant by its `item`, as it is printed, with the reason.
+//!
 //! A mutant is the text of the rule changed in one place ([`mutants`]) and compiled like any other; one that does not compile, or means
 //! the same, is none.
 
@@ -36,8 +40,10 @@ pub struct Outcome {
 /// A wrong rule that no test notices.
 #[derive(Debug, Clone)]
 pub struct Survivor {
-    /// `file:line` of the change.
-    pub place: String,
+    /// The file of the change.
+    pub file: String,
+    /// Its line.
+    pub line: usize,
     /// The rule's id.
     pub rule: String,
     /// The mutant's name, for an excuse.
@@ -65,7 +71,7 @@ impl Outcome {
             self.percent()
         );
         for s in &self.alive {
-            let _ = writeln!(text, "  {}: {}", s.place, s.sentence);
+            let _ = writeln!(text, "  {}:{}: {}", s.file, s.line, s.sentence);
             let _ = writeln!(text, "      excuse: {{rule: {}, item: {:?}, because: …}}", s.rule, s.item);
         }
         for excuse in &self.idle {
@@ -136,7 +142,8 @@ fn survivor(file: &SourceFile, mutant: &Mutant) -> Survivor {
         Err(_) => 1,
     };
     Survivor {
-        place: format!("{}:{line}", file.path.display()),
+        file: file.path.display().to_string(),
+        line,
         rule: mutant.rule.clone(),
         item: mutant.item.clone(),
         sentence: mutant.sentence.clone(),

@@ -57,14 +57,24 @@ struct Appended<'a> {
     event: Result<Event<'a>, RejectReason>,
 }
 
-/// Runs a test. The result is in the order of time.
+/// What came of a test's events and commands.
+#[derive(Debug, Clone, Default)]
+pub struct Ran {
+    /// In the order of time.
+    pub happened: Vec<Happened>,
+    /// Commands that found nothing to act on, by their place in the list.
+    pub in_vain: Vec<usize>,
+}
+
+/// Runs a test.
 #[must_use]
-pub fn run(test: &Test, rules: &Arc<RuleSet>, policies: &Policies) -> Vec<Happened> {
+pub fn run(test: &Test, rules: &Arc<RuleSet>, policies: &Policies) -> Ran {
     let changes = changes(test, rules);
     let mut happened: Vec<Happened> = changes.iter().map(|c| of_change(c, rules, policies)).collect();
-    happened.extend(told(test, &changes, rules, policies));
+    let told = told(test, &changes, rules, policies);
+    happened.extend(told.happened);
     happened.sort_by_key(|h| h.at);
-    happened
+    Ran { happened, in_vain: told.in_vain }
 }
 
 /// What the engine decides.
@@ -73,11 +83,9 @@ fn changes(test: &Test, rules: &Arc<RuleSet>) -> Vec<Change> {
     let mut log: Vec<Appended<'_>> = test
         .events
         .iter()
-        .filter(|e| !inside(&test.lost, e.told))
-        .map(|e| Appended {
-            at: after(&test.held_back, e.told),
-            event: decode(e.json.as_bytes(), &names).map_err(|r| r.reason),
-        })
+        .map(|e| (e, after(&[&test.held_back], e.told)))
+        .filter(|(e, at)| !inside(&test.lost, e.told) && !inside(&test.lost, *at))
+        .map(|(e, at)| Appended { at, event: decode(e.json.as_bytes(), &names).map_err(|r| r.reason) })
         .collect();
     log.sort_by_key(|e| e.at);
     let mut gaps = test.lost.clone();
@@ -108,47 +116,68 @@ fn changes(test: &Test, rules: &Arc<RuleSet>) -> Vec<Change> {
 }
 
 /// What the escalation tells of it, and what operators end.
-fn told(test: &Test, changes: &[Change], rules: &Arc<RuleSet>, policies: &Policies) -> Vec<Happened> {
-    let mut memory = Memory::new(Arc::clone(rules), policies.clone());
-    let mut happened = Vec::new();
-    let mut commands = test.commands.iter().peekable();
+fn told(test: &Test, changes: &[Change], rules: &Arc<RuleSet>, policies: &Policies) -> Ran {
+    let mut office = Office {
+        memory: Memory::new(Arc::clone(rules), policies.clone()),
+        ran: Ran::default(),
+        changes,
+        rules,
+        policies,
+    };
+    let mut commands = test.commands.iter().enumerate().peekable();
     let mut now = Time::MIN;
     for change in changes {
         let at = wall(test, change.at).max(now);
-        while let Some(command) = commands.next_if(|c| c.at < at) {
-            act(&mut memory, command, rules, policies, changes, &mut happened);
+        while let Some((i, command)) = commands.next_if(|(_, c)| c.at < at) {
+            office.act(i, command);
         }
         now = at;
-        memory.commit_at(change, at, &mut |at, flushed| of_flush(at, flushed, &mut happened));
+        let Office { memory, ran, .. } = &mut office;
+        memory.commit_at(change, at, &mut |at, flushed| of_flush(at, flushed, &mut ran.happened));
     }
-    for command in commands {
-        act(&mut memory, command, rules, policies, changes, &mut happened);
+    for (i, command) in commands {
+        office.act(i, command);
     }
-    memory.run(test.until.0, &mut |at, flushed| of_flush(at, flushed, &mut happened));
-    happened
+    office.run(test.until);
+    office.ran
 }
 
-fn act(
-    memory: &mut Memory,
-    command: &super::Command,
-    rules: &RuleSet,
-    policies: &Policies,
-    changes: &[Change],
-    happened: &mut Vec<Happened>,
-) {
-    memory.run(command.at.0.saturating_sub(1), &mut |at, flushed| of_flush(at, flushed, happened));
-    let id = exception_id(&command.rule, &command.parcel_id, &command.episode);
-    let done = memory.act(&id, &command.by, &command.comment, command.resolve, command.at);
-    if done && command.resolve {
+/// Cases and their operators.
+struct Office<'a> {
+    memory: Memory,
+    ran: Ran,
+    changes: &'a [Change],
+    rules: &'a RuleSet,
+    policies: &'a Policies,
+}
+
+impl Office<'_> {
+    fn run(&mut self, until: Time) {
+        let Office { memory, ran, .. } = self;
+        memory.run(until.0, &mut |at, flushed| of_flush(at, flushed, &mut ran.happened));
+    }
+
+    fn act(&mut self, i: usize, command: &super::Command) {
+        self.run(command.at.minus(1));
+        let id = exception_id(&command.rule, &command.parcel_id, &command.episode);
+        if !self.memory.act(&id, &command.by, &command.comment, command.resolve, command.at) {
+            self.ran.in_vain.push(i);
+            return;
+        }
         let of_it = |c: &&Change| {
-            *c.rule == *command.rule && *c.parcel_id == *command.parcel_id && c.at <= command.at
+            *c.rule == *command.rule
+                && *c.parcel_id == *command.parcel_id
+                && c.episode_text() == command.episode
+                && c.at <= command.at
         };
-        if let Some(latest) = changes.iter().rfind(of_it) {
-            happened.push(Happened {
+        if command.resolve
+            && let Some(latest) = self.changes.iter().rfind(of_it)
+        {
+            self.ran.happened.push(Happened {
                 kind: Kind::Resolved,
                 at: command.at,
                 resolution: Some(Resolution::ByOperator),
-                ..of_change(latest, rules, policies)
+                ..of_change(latest, self.rules, self.policies)
             });
         }
     }
@@ -156,16 +185,17 @@ fn act(
 
 /// The wall time at which what falls on `at` is written: while nothing is read, nothing is.
 fn wall(test: &Test, at: Time) -> Time {
-    after(&test.lost, after(&test.lag, at))
+    after(&[&test.lost, &test.lag], at)
 }
 
 fn inside(windows: &[(Time, Time)], at: Time) -> bool {
     windows.iter().any(|(from, to)| (*from..*to).contains(&at))
 }
 
-/// The end of the window that `at` falls into; windows may follow each other.
-fn after(windows: &[(Time, Time)], mut at: Time) -> Time {
-    while let Some((_, to)) = windows.iter().find(|(from, to)| (*from..*to).contains(&at)) {
+/// The end of the window that `at` falls into; windows may overlap and follow each other.
+fn after(kinds: &[&[(Time, Time)]], mut at: Time) -> Time {
+    let within = |at: Time| kinds.iter().copied().flatten().find(|(from, to)| (*from..*to).contains(&at));
+    while let Some((_, to)) = within(at) {
         at = *to;
     }
     at

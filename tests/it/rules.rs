@@ -446,8 +446,12 @@ fn every_code_has_its_section_and_each_example_its_code() {
                 Config::read(Path::new(name), bytes, &Environment::new()).unwrap_err()
             }
             files => {
-                let files: Vec<SourceFile> = files.iter().map(|(n, b)| bytes(n, b.clone())).collect();
-                compile_at(&files, now).problems
+                let files = files.iter().map(|(n, b)| bytes(n, b.clone()));
+                let (tests, files): (Vec<SourceFile>, Vec<SourceFile>) =
+                    files.partition(|f| f.path.to_string_lossy().ends_with("_test.yaml"));
+                let mut loaded = compile_at(&files, now);
+                loaded.problems.extend(parcelwatch::testing::check::problems(&loaded, &tests));
+                loaded.problems
             }
         };
         let got: Vec<&str> = problems.iter().map(|p| p.code).collect();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use super::Done;
+use super::{Done, More};
 use crate::rules::problem::Place;
 
 /// How `test` writes its results.
@@ -26,7 +26,8 @@ fn location(place: &Place) -> String {
     format!("{}:{}", place.source.path.display(), place.line)
 }
 
-/// Writes them all.
+/// Writes them all, but the lines for people, which [`human`] wrote before. Standard output holds the one document that
+/// was asked for; what else there is to say to people goes to standard error.
 ///
 /// # Errors
 /// The output is closed.
@@ -34,22 +35,35 @@ pub fn write(
     out: &mut impl Write,
     format: Format,
     done: &[&Done<'_>],
-    colour: bool,
+    more: &[More],
     took: Duration,
 ) -> std::io::Result<()> {
     match format {
-        Format::Human => human(out, done, colour, took),
-        Format::Junit => junit(out, done, took),
-        Format::Json => json(out, done),
-        Format::Github => github(out, done),
+        Format::Human => {}
+        Format::Junit => junit(out, done, took)?,
+        Format::Json => json(out, done, more)?,
+        Format::Github => github(out, done, more)?,
     }
+    for m in more {
+        let end = m.below.as_ref().map(|b| format!("{b}\n")).unwrap_or_default();
+        match format {
+            Format::Human | Format::Github => write!(out, "\n{}{end}", m.text)?,
+            Format::Junit => eprint!("\n{}{end}", m.text),
+            Format::Json => eprint!("{end}"),
+        }
+    }
+    Ok(())
 }
 
 fn failed(done: &[&Done<'_>]) -> usize {
     done.iter().filter(|d| !d.verdict.faults.is_empty()).count()
 }
 
-fn human(out: &mut impl Write, done: &[&Done<'_>], colour: bool, took: Duration) -> std::io::Result<()> {
+/// A line a test, and what is wrong.
+///
+/// # Errors
+/// The output is closed.
+pub fn human(out: &mut impl Write, done: &[&Done<'_>], colour: bool, took: Duration) -> std::io::Result<()> {
     let paint = |code: &str, text: &str| {
         if colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
     };
@@ -139,7 +153,7 @@ fn xml(text: &str) -> String {
     escaped
 }
 
-fn json(out: &mut impl Write, done: &[&Done<'_>]) -> std::io::Result<()> {
+fn json(out: &mut impl Write, done: &[&Done<'_>], more: &[More]) -> std::io::Result<()> {
     let tests: Vec<serde_json::Value> = done
         .iter()
         .map(|d| {
@@ -166,12 +180,18 @@ fn json(out: &mut impl Write, done: &[&Done<'_>]) -> std::io::Result<()> {
             })
         })
         .collect();
-    let whole = serde_json::json!({"tests": done.len(), "failed": failed(done), "results": tests});
+    let mut whole = serde_json::json!({"tests": done.len(), "failed": failed(done), "results": tests});
+    for kind in ["coverage", "mutants"] {
+        let of_kind: Vec<_> = more.iter().filter(|m| m.kind == kind).map(|m| m.json.clone()).collect();
+        if !of_kind.is_empty() {
+            whole[kind] = of_kind.into();
+        }
+    }
     writeln!(out, "{whole:#}")
 }
 
 /// Workflow commands: a percent sign and line ends are escaped, and in properties `:` and `,`.
-fn github(out: &mut impl Write, done: &[&Done<'_>]) -> std::io::Result<()> {
+fn github(out: &mut impl Write, done: &[&Done<'_>], more: &[More]) -> std::io::Result<()> {
     let data = |text: &str| text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
     let property = |text: &str| data(text).replace(':', "%3A").replace(',', "%2C");
     for d in done {
@@ -186,6 +206,17 @@ fn github(out: &mut impl Write, done: &[&Done<'_>]) -> std::io::Result<()> {
                 data(&whole(fault)),
             )?;
         }
+    }
+    for (file, line, sentence) in more.iter().flat_map(|m| &m.gaps) {
+        writeln!(
+            out,
+            "::warning file={},line={line},title=no test notices::{}",
+            property(file),
+            data(sentence)
+        )?;
+    }
+    for below in more.iter().filter_map(|m| m.below.as_deref()) {
+        writeln!(out, "::error title=too few tests::{}", data(below))?;
     }
     writeln!(out, "{} tests, {} failed", done.len(), failed(done))
 }

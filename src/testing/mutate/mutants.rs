@@ -90,12 +90,13 @@ impl Whole {
 }
 
 fn rule_changes(rule: &Node, rules: &RuleSet) -> Vec<Change> {
-    let mut changes = body_changes(rule, rules);
+    let ahead = rule.get("before").and_then(Node::text);
+    let mut changes = body_changes(rule, rules, ahead);
     for key in ["pick", "restart", "after_terminal", "holds", "effective", "zone_slack", "until"] {
         changes.extend(dropped(rule, key));
     }
-    if let Some(node) = rule.get("until") {
-        changes.extend(longer(rule, "until", node));
+    for key in ["until", "zone_slack"] {
+        changes.extend(beside_second(rule, key));
     }
     changes.extend(matcher_changes(rule, "scope"));
     changes.extend(anchor_changes(rule));
@@ -111,7 +112,7 @@ fn rule_changes(rule: &Node, rules: &RuleSet) -> Vec<Change> {
             at: one.at.start,
             node,
         });
-        let inner = body_changes(one, rules).into_iter().chain(matcher_changes(one, "match"));
+        let inner = body_changes(one, rules, ahead).into_iter().chain(matcher_changes(one, "match"));
         for change in inner {
             changes.push(Change {
                 item: format!("override {n}: {}", change.item),
@@ -124,14 +125,14 @@ fn rule_changes(rule: &Node, rules: &RuleSet) -> Vec<Change> {
     changes
 }
 
-/// What a rule and its overrides have in common.
-fn body_changes(body: &Node, rules: &RuleSet) -> Vec<Change> {
+/// What a rule and its overrides have in common; `ahead` is what their stages count back from.
+fn body_changes(body: &Node, rules: &RuleSet, ahead: Option<&str>) -> Vec<Change> {
     let mut changes = Vec::new();
     if let Some(node) = body.get("within") {
         for (word, text_, span) in near(node) {
             changes.push(Change {
                 item: format!("within one second {word}"),
-                words: format!("opened after {span} instead of {text_}"),
+                words: format!("opened {} instead of {text_}", since(&span, ahead)),
                 at: node.at.start,
                 node: with(body, "within", text(&span)),
             });
@@ -148,10 +149,11 @@ fn body_changes(body: &Node, rules: &RuleSet) -> Vec<Change> {
         }
     }
     if let Some(stages) = body.get("stages") {
-        stage_changes(body, stages, &mut changes);
+        stage_changes(body, stages, ahead, &mut changes);
     }
     for key in ["grace", "reporting_delay", "tolerance", "evidence"] {
         changes.extend(dropped(body, key));
+        changes.extend(beside_second(body, key));
     }
     expect_changes(body, &mut changes);
     calendar_changes(body, rules, &mut changes);
@@ -160,17 +162,29 @@ fn body_changes(body: &Node, rules: &RuleSet) -> Vec<Change> {
     changes
 }
 
-fn stage_changes(body: &Node, stages: &Node, changes: &mut Vec<Change>) {
+fn since(span: &str, ahead: Option<&str>) -> String {
+    ahead.map_or_else(|| format!("after {span}"), |anchor| format!("{span} before {anchor}"))
+}
+
+fn stage_changes(body: &Node, stages: &Node, ahead: Option<&str>, changes: &mut Vec<Change>) {
     let replaced = |i: usize, key: &str, value: Node| {
         with(body, "stages", at(stages, i, Some(with(&items(stages)[i], key, value))))
     };
     for (i, stage) in items(stages).iter().enumerate() {
         let n = i + 1;
+        if items(stages).len() > 1 {
+            changes.push(Change {
+                item: format!("without stage {n}"),
+                words: format!("had no stage {n}"),
+                at: stage.at.start,
+                node: with(body, "stages", at(stages, i, None)),
+            });
+        }
         if let Some(node) = stage.get("at") {
             for (word, was, span) in near(node) {
                 changes.push(Change {
                     item: format!("stage {n} one second {word}"),
-                    words: format!("reached stage {n} after {span} instead of {was}"),
+                    words: format!("reached stage {n} {} instead of {was}", since(&span, ahead)),
                     at: node.at.start,
                     node: replaced(i, "at", text(&span)),
                 });
@@ -194,63 +208,67 @@ fn stage_changes(body: &Node, stages: &Node, changes: &mut Vec<Change>) {
 
 fn dropped(body: &Node, key: &str) -> Option<Change> {
     let (name, value) = entries(body).iter().find(|(k, _)| k.text() == Some(key))?;
-    let mut was = String::new();
-    write(value, &mut was);
     Some(Change {
         item: format!("without {key}"),
-        words: format!("had no `{key}: {}`", was.replace('"', "")),
+        words: format!("had no `{key}: {}`", shown(value)),
         at: name.at.start,
         node: without(body, key),
     })
 }
 
-/// Twice as long.
-fn longer(body: &Node, key: &str, node: &Node) -> Option<Change> {
-    let was = node.text()?;
-    let span = duration::parse(was).ok()?;
-    let twice = Span { business_days: span.business_days * 2, days: span.days * 2, ms: span.ms * 2 };
-    Some(Change {
-        item: format!("{key} twice as long"),
-        words: format!("had `{key}: {}` instead of {was}", span_text(twice)),
+/// A duration under a key, one second longer and one shorter.
+fn beside_second(body: &Node, key: &str) -> Vec<Change> {
+    let Some(node) = body.get(key) else { return Vec::new() };
+    let change = |(_, was, span): (&str, String, String)| Change {
+        item: format!("{key} {span}"),
+        words: format!("had `{key}: {span}` instead of {was}"),
         at: node.at.start,
-        node: with(body, key, text(&span_text(twice))),
-    })
+        node: with(body, key, text(&span)),
+    };
+    near(node).into_iter().map(change).collect()
 }
 
-fn anchor_changes(rule: &Node) -> Option<Change> {
-    let (key, node) = ["after", "before"].into_iter().find_map(|k| Some((k, rule.get(k)?)))?;
-    let members = items(node);
-    if members.len() < 2 {
-        return None;
+/// Each of several anchors left out.
+fn anchor_changes(rule: &Node) -> Vec<Change> {
+    let Some((key, node)) = ["after", "before"].into_iter().find_map(|k| Some((k, rule.get(k)?))) else {
+        return Vec::new();
+    };
+    if items(node).len() < 2 {
+        return Vec::new();
     }
-    let last = &members[members.len() - 1];
-    let name = last.text()?;
-    Some(Change {
-        item: format!("{key} without {name}"),
-        words: format!("did not count from {name}"),
-        at: last.at.start,
-        node: with(rule, key, at(node, members.len() - 1, None)),
-    })
+    left_out(rule, key, node, "did not count from")
 }
 
-/// Each expected milestone left out.
-fn expect_changes(body: &Node, changes: &mut Vec<Change>) {
-    let Some(expect) = body.get("expect") else { return };
-    let members = items(expect);
-    if members.len() < 2 {
-        changes.extend(dropped(body, "expect"));
-        return;
-    }
-    for (i, member) in members.iter().enumerate() {
-        let mut name = String::new();
-        write(member, &mut name);
-        let name = name.replace('"', "");
-        changes.push(Change {
-            item: format!("expect without {name}"),
-            words: format!("were not satisfied by {name}"),
+/// Each member of a list left out.
+fn left_out(body: &Node, key: &str, node: &Node, words: &str) -> Vec<Change> {
+    let change = |(i, member): (usize, &Node)| {
+        let name = shown(member);
+        Change {
+            item: format!("{key} without {name}"),
+            words: format!("{words} {name}"),
             at: member.at.start,
-            node: with(body, "expect", at(expect, i, None)),
-        });
+            node: with(body, key, at(node, i, None)),
+        }
+    };
+    items(node).iter().enumerate().map(change).collect()
+}
+
+/// A value as a person reads it.
+fn shown(node: &Node) -> String {
+    let mut out = String::new();
+    write(node, &mut out);
+    out.replace('"', "")
+}
+
+/// Each expected milestone left out, and each class of evidence.
+fn expect_changes(body: &Node, changes: &mut Vec<Change>) {
+    for (key, words) in [("expect", "were not satisfied by"), ("evidence", "took no evidence of class")] {
+        let Some(node) = body.get(key) else { continue };
+        if items(node).len() > 1 {
+            changes.extend(left_out(body, key, node, words));
+        } else if key == "expect" {
+            changes.extend(dropped(body, key));
+        }
     }
 }
 
@@ -275,16 +293,14 @@ fn matcher_changes(body: &Node, key: &str) -> Vec<Change> {
     let all = entries(matcher);
     for (name, value) in all {
         let Some(fact) = name.text() else { continue };
-        let mut shown = String::new();
-        write(value, &mut shown);
-        let shown = shown.replace('"', "");
+        let was = shown(value);
         let mut change = |item: String, words: String, matcher: Node| {
             let node = with(body, key, matcher);
             changes.push(Change { item, words, at: name.at.start, node });
         };
         let left = without(matcher, fact);
         if all.len() > 1 {
-            let words = format!("had `{key}` without `{fact}: {shown}`");
+            let words = format!("had `{key}` without `{fact}: {was}`");
             change(format!("{key} without {fact}"), words, left.clone());
         }
         let opposite = match fact {
@@ -296,21 +312,20 @@ fn matcher_changes(body: &Node, key: &str) -> Vec<Change> {
             _ => None,
         };
         if let Some(opposite) = opposite {
-            let words = format!("had `{key}: {{{fact}: …}}` turned round, which says `{shown}`");
+            let words = format!("had `{key}: {{{fact}: …}}` turned round, which says `{was}`");
             change(format!("{key} {fact} turned round"), words, opposite);
         }
+        for (name, was, now) in boundaries(value) {
+            let words = format!("had `{key}: {{{fact}: {{{name}: …}}}}` instead of {was}");
+            change(format!("{key} {fact} {name}"), words, with(matcher, fact, now));
+        }
         let members = items(value);
-        if members.len() > 1 && !matches!(fact, "any_of" | "none_of") {
+        if members.len() > 1 {
             for (i, member) in members.iter().enumerate() {
-                let mut name = String::new();
-                write(member, &mut name);
-                let name = name.replace('"', "");
+                let name = shown(member);
                 let words = format!("had `{key}: {{{fact}: …}}` without {name}");
-                change(
-                    format!("{key} {fact} without {name}"),
-                    words,
-                    with(matcher, fact, at(value, i, None)),
-                );
+                let left = with(matcher, fact, at(value, i, None));
+                change(format!("{key} {fact} without {name}"), words, left);
             }
         }
     }
@@ -318,6 +333,16 @@ fn matcher_changes(body: &Node, key: &str) -> Vec<Change> {
         changes.extend(dropped(body, key));
     }
     changes
+}
+
+/// A comparison with its bound counted in where it was not, and the other way round.
+fn boundaries(value: &Node) -> Vec<(&'static str, &'static str, Node)> {
+    let pairs = [("gt", "gte"), ("gte", "gt"), ("lt", "lte"), ("lte", "lt")];
+    let change = |(was, now): (&'static str, &'static str)| {
+        let bound = value.get(was)?.clone();
+        Some((now, was, with(&without(value, was), now, bound)))
+    };
+    pairs.into_iter().filter_map(change).collect()
 }
 
 /// The same duration one second later and one second earlier: which it is, how it was written, how it is now.
