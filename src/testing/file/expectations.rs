@@ -33,8 +33,16 @@ const EXPECT_KEYS: [&str; 22] = [
     "change",
 ];
 
-const REASONS: [Reason; 6] =
-    [Reason::New, Reason::Raised, Reason::AckExpired, Reason::Step, Reason::Reminder, Reason::Resolved];
+const REASONS: [Reason; 8] = [
+    Reason::New,
+    Reason::Raised,
+    Reason::AckExpired,
+    Reason::MuteEnded,
+    Reason::Step,
+    Reason::Reminder,
+    Reason::Resolved,
+    Reason::Digest,
+];
 
 impl Parser<'_> {
     pub(super) fn expectations(&mut self, fields: &Fields<'_>, key: &str, start: Time) -> Vec<Expectation> {
