@@ -131,6 +131,7 @@ pub(super) fn fold(case: &mut Case, told: &Told<'_>) -> Effect {
         case.state = State::Resolved;
         case.resolved = Some((change.at, resolution));
         case.ladder.ended_ms = told.now_ms;
+        case.ladder.held = None;
         let heard = case.ladder.told || case.ladder.waiting;
         case.ladder.next_ms = if heard { told.now_ms } else { NEVER };
         return if heard { Effect::Ended } else { Effect::EndedUnheard };

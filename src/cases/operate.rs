@@ -240,6 +240,7 @@ pub(super) fn apply(
             case.state = State::Resolved;
             case.resolved = Some((Time(now_ms), Resolution::ByOperator));
             case.ladder.ended_ms = now_ms;
+            case.ladder.held = None;
         }
     }
     // The escalator looks at it at once: a timer it may have had no longer counts.

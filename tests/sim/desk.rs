@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parcelwatch::escalation::{
-    Ack, Body, Case, Counts, Evidence, Flushed, Group, Ladder, Member, Message, NEVER, News, Notice, Opening,
-    State, Told, Unsent, Word, group_of, policy_of,
+    Ack, Body, Budget, Case, Counts, Evidence, Flushed, Group, Ladder, Member, Message, NEVER, News, Notice,
+    Opening, Sender, Silence, State, Told, Unsent, Why, Word, digest_message, group_of, policy_of,
 };
 use parcelwatch::model::{Change, ChangeKind, Resolution, Severity, Time};
 use parcelwatch::rules::Policies;
@@ -31,6 +31,11 @@ pub struct Desk {
     evidence: BTreeMap<i64, Evidence>,
     pub outbox: Vec<Row>,
     pub unsent: Vec<Unsent>,
+    pub silences: Vec<Silence>,
+    pub budget: Budget,
+    /// Entries that became part of a digest, and those of the digests that were sent.
+    pub gathered: u64,
+    pub digested: u64,
     /// What was ever said, in the order of decisions: to whom, when.
     pub said: Vec<(Told, Notice, i64)>,
     seq: i64,
@@ -44,6 +49,7 @@ impl Desk {
         let next = self.numbers.len() as i64 + 1;
         let number = *self.numbers.entry(id.clone()).or_insert(next);
         let seq = self.seq;
+        self.wake_explained(number, now);
         let case = self.cases.entry(number).or_insert_with(|| fresh(change, number, id, policy, now));
         let opened = change.kind == ChangeKind::Opened;
         if let Some(text) = &change.evidence {
@@ -55,6 +61,8 @@ impl Desk {
                 return;
             }
             (case.state, case.resolved) = (State::Resolved, Some((change.at, resolution)));
+            case.ladder.ended_ms = now;
+            case.ladder.held = None;
             if case.ladder.told || case.ladder.waiting {
                 case.ladder.next_ms = now;
             } else {
@@ -76,6 +84,9 @@ impl Desk {
         case.highest_severity = case.highest_severity.max(change.severity);
         let word = if opened { Word::Opened } else { Word::Raised };
         case.news = News { word, at: change.at, seq };
+        if opened || case.state == State::Resolved {
+            case.ladder.held = None;
+        }
         if anew {
             (case.state, case.ack, case.resolved) = (State::Open, None, None);
             (case.ladder.start_ms, case.ladder.round, case.ladder.step) = (now, 0, 0);
@@ -104,7 +115,44 @@ impl Desk {
         case.ladder.next_ms = now;
     }
 
+    pub fn unacknowledge(&mut self, number: i64, now: i64) {
+        let Some(case) = self.cases.get_mut(&number).filter(|c| c.state == State::Acknowledged) else {
+            return;
+        };
+        (case.state, case.ack) = (State::Open, None);
+        (case.ladder.start_ms, case.ladder.step) = (now, 0);
+        case.ladder.round += 1;
+        case.ladder.next_ms = now;
+    }
+
+    /// What an exception explained is looked at again.
+    fn wake_explained(&mut self, source: i64, now: i64) {
+        for case in self.cases.values_mut() {
+            if case.ladder.held.is_some_and(|h| h.why == Why::Inhibited && h.by == source) {
+                case.ladder.next_ms = now;
+            }
+        }
+    }
+
+    /// A silence ends before its time.
+    pub fn end_silence(&mut self, number: i64, now: i64) {
+        for silence in self.silences.iter_mut().filter(|s| s.number == number && s.ends_ms > now) {
+            silence.ends_ms = now;
+        }
+        for case in self.cases.values_mut() {
+            if case.ladder.held.is_some_and(|h| h.why == Why::Silenced && h.by == number) {
+                case.ladder.next_ms = case.ladder.next_ms.min(now);
+            }
+        }
+    }
+
+    /// All with what their latest changes knew.
+    pub fn known(&self) -> impl Iterator<Item = (&Case, &Evidence)> {
+        self.cases.values().filter_map(|c| Some((c, self.evidence.get(&c.number)?)))
+    }
+
     pub fn resolve(&mut self, number: i64, now: i64) {
+        self.wake_explained(number, now);
         let Some(case) = self.cases.get_mut(&number).filter(|c| c.state != State::Resolved) else { return };
         case.state = State::Resolved;
         case.resolved = Some((Time(now), Resolution::ByOperator));
@@ -150,6 +198,14 @@ impl Desk {
             }
             self.outbox.push(Row { message, decided_ms: now, delivered: false, dead: false, due_ms: now });
         }
+        self.budget.buckets.extend(flushed.buckets);
+        for g in flushed.gathered {
+            for n in &g.notices {
+                self.said.push((g.to.clone(), n.clone(), now));
+            }
+            self.gathered += g.notices.len() as u64;
+            self.budget.gathering.insert((g.to, g.cause), (g.digest, g.due_ms));
+        }
         for (number, to) in flushed.told {
             self.told.entry(number).or_default().insert(to);
         }
@@ -159,6 +215,32 @@ impl Desk {
         self.groups.insert(flushed.group.id.clone(), flushed.group);
         self.cases.extend(flushed.cases.into_iter().map(|c| (c.number, c)));
         self.unsent.extend(flushed.unsent);
+    }
+}
+
+impl Desk {
+    /// Digests whose time has come.
+    pub fn send_digests(&mut self, sender: &Sender<'_>, now: i64) {
+        let due: Vec<_> = self
+            .budget
+            .gathering
+            .iter()
+            .filter(|(_, (_, due))| *due <= now)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for (to, cause) in due {
+            let Some((digest, _)) = self.budget.gathering.remove(&(to.clone(), cause.clone())) else {
+                continue;
+            };
+            self.digested += digest.total;
+            if sender.policies.receiver(&to.receiver).is_none() {
+                continue;
+            }
+            let message = digest_message(sender, "email", &to, &cause, &digest, Vec::new(), now);
+            let known = self.outbox.iter().any(|r| r.message.id == message.id);
+            assert!(!known, "two digests have one id: {message:?}");
+            self.outbox.push(Row { message, decided_ms: now, delivered: false, dead: false, due_ms: now });
+        }
     }
 }
 
