@@ -118,7 +118,11 @@ pub(super) fn definition(b: &mut Builder, def: Def) -> Value {
         Def::Stage => b.object(&keys::STAGE, &["at"]),
         Def::DeclaredFact => declared(b),
         Def::Receiver => receiver(b),
-        Def::Policy => b.object(&policy_keys::POLICY, &["id", "steps"]),
+        Def::Policy => {
+            let mut policy = b.object(&policy_keys::POLICY, &["id", "steps"]);
+            policy["allOf"] = json!([business_days(&["steps"], "after")]);
+            policy
+        }
         Def::Step => b.object(&policy_keys::STEP, &["notify"]),
         Def::CalendarOf => calendar(b),
         Def::Inhibit => b.object(&policy_keys::INHIBIT, &["source", "target"]),
@@ -274,7 +278,7 @@ fn rule(b: &mut Builder) -> Value {
         severities(),
         {"if": on("after_terminal"), "then": required("until")},
         {"if": on("restart"), "then": required("after")},
-        business_days(),
+        business_days(&["stages"], "at"),
         {
             "$comment": "`pick` chooses among a milestone's occurrences; `pick: last` the latest of a list",
             "if": {"anyOf": [
@@ -291,12 +295,16 @@ fn rule(b: &mut Builder) -> Value {
     rule
 }
 
-/// Business days need a calendar.
-fn business_days() -> Value {
+/// Business days need a calendar, in `within` and in lists of stages or steps.
+fn business_days(lists: &[&str], key: &str) -> Value {
     let plain = json!({"not": {"type": "string", "pattern": "bd"}});
+    let mut properties = json!({ "within": plain });
+    for list in lists {
+        properties[list] = json!({"items": {"properties": {key: plain}}});
+    }
     json!({
         "if": {"anyOf": [{"not": required("calendar")}, {"properties": {"calendar": {"const": "elapsed"}}}]},
-        "then": {"properties": {"within": plain, "stages": {"items": {"properties": {"at": plain}}}}},
+        "then": {"properties": properties},
     })
 }
 
