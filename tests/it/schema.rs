@@ -63,6 +63,25 @@ fn shipped_schemas_are_those_of_the_program() {
     }
 }
 
+/// An editor is told in the first line which schema completes and explains the file.
+#[test]
+fn shipped_files_name_their_schema() {
+    let mut all: Vec<PathBuf> = files("rules").into_iter().filter(|p| config::is_rules_file(p)).collect();
+    all.push(root().join("config/parcelwatch.yaml"));
+    for path in all {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let named = text.lines().next().and_then(|l| l.strip_prefix("# yaml-language-server: $schema="));
+        let Some(named) = named else { panic!("{} names no schema", path.display()) };
+        let what = match name(&path).as_str() {
+            "policies.yaml" => What::Policies,
+            "parcelwatch.yaml" => What::Config,
+            _ => What::Rules,
+        };
+        let schema = path.parent().unwrap().join(named);
+        assert!(schema.is_file() && schema.ends_with(what.file_name()), "{}: {named}", path.display());
+    }
+}
+
 #[test]
 fn good_files_are_accepted() {
     let (rules, policies) = (validator(What::Rules), validator(What::Policies));
