@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Command, Excuse, Test, TestEvent, TestFile};
-use crate::model::{KNOWN_FACTS, Milestone, Time};
+use crate::model::{DAY, KNOWN_FACTS, Milestone, Time};
 use crate::rules::problem::{Problem, Source, code};
 use crate::rules::reader::{Fields, Reader};
 use crate::rules::{Policies, RuleSet, SourceFile, duration};
@@ -20,6 +20,8 @@ pub const START: Time = Time(1_767_571_200_000);
 pub const PARCEL: &str = "P-1";
 /// More tests in a file are refused.
 const MAX_TESTS: usize = 10_000;
+/// Times further from the start are refused: a slip in the year would send reminders for decades.
+const MAX_SPAN: i64 = 3_660 * DAY;
 
 pub(super) const FILE_KEYS: [&str; 4] = ["start", "facts", "tests", "excused"];
 pub(super) const TEST_KEYS: [&str; 11] =
@@ -238,6 +240,12 @@ impl Parser<'_> {
             _ => Time::parse(text),
         };
         match time {
+            Some(time) if time.0.abs_diff(start.0) > MAX_SPAN.unsigned_abs() => {
+                let message = format!("{what}: `{}` is more than ten years from the start", cut(text));
+                let help = format!("look at its year; the test starts at {start}");
+                self.r.error(code::BAD_VALUE, &node.at, message, help);
+                return None;
+            }
             Some(time) => self.latest = self.latest.max(time),
             None => {
                 let help = if duration::parse(text).is_ok() {

@@ -10,7 +10,9 @@ use parcelwatch::config;
 use parcelwatch::rules::{SourceFile, compile};
 use parcelwatch::testing::coverage::Coverage;
 use parcelwatch::testing::file::{Known, parse};
+use parcelwatch::testing::judge::judge;
 use parcelwatch::testing::mutate::{Outcome, mutate};
+use parcelwatch::testing::run::run;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tests")
@@ -100,6 +102,51 @@ fn files_that_cannot_be_used_are_told_why() {
         beside(&path, &said, &mut wrong);
     }
     assert!(wrong.is_empty(), "{}UPDATE_EXPECT=1 accepts this", wrong.join("\n"));
+}
+
+/// Whatever stands in a file: it is read or refused, and what is read runs and is judged.
+#[test]
+fn no_text_breaks_the_reader_or_the_run() {
+    let loaded = compile(&config::read_rules(&root()).unwrap());
+    let (rules, policies) = (Arc::new(loaded.rules.unwrap()), loaded.policies.unwrap());
+    let texts: Vec<Vec<u8>> = ["passes", "fails", "bad"]
+        .into_iter()
+        .flat_map(corpus)
+        .map(|path| std::fs::read(path).unwrap())
+        .filter(|text| !text.is_empty())
+        .collect();
+    let pieces: [&[u8]; 10] =
+        [b"{", b"]", b": ", b"\n", b"+0h", b"-99999d", b"~", b"\xff", b"[]", b"2026-10-12"];
+    let (mut state, mut taken, mut refused) = (1_u64, 0, 0);
+    let mut below = |n: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).unwrap() % n
+    };
+    for round in 0..400 {
+        let mut text = texts[round % texts.len()].clone();
+        // Other numbers in half of them, which mostly leave a file that runs; anything in the others.
+        let digits: Vec<usize> = (0..text.len()).filter(|i| text[*i].is_ascii_digit()).collect();
+        for _ in 0..=below(3) {
+            if round % 2 == 0 && !digits.is_empty() {
+                text[digits[below(digits.len())]] = b"0123456789"[below(10)];
+                continue;
+            }
+            let (at, piece) = (below(text.len()), pieces[below(pieces.len())]);
+            let end = (at + below(8)).min(text.len());
+            text.splice(at..end, piece.iter().copied());
+        }
+        let file = SourceFile { path: "x_test.yaml".into(), content: Ok(text), context: false };
+        let (read, problems) = parse(&file, Known { rules: &rules, policies: &policies });
+        assert!(read.is_some() || !problems.is_empty(), "{round} is refused without a reason");
+        for problem in &problems {
+            assert!(!problem.render(false).is_empty());
+        }
+        *if read.is_some() { &mut taken } else { &mut refused } += 1;
+        for test in read.iter().flat_map(|f| &f.tests) {
+            let _ = judge(test, &run(test, &rules, &policies));
+        }
+    }
+    assert!(taken > 20 && refused > 100, "{taken} taken, {refused} refused: too much alike");
 }
 
 /// What `exact` shows can be copied into `expect`, and the test then passes.
