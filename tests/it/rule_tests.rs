@@ -475,13 +475,13 @@ fn check_judges_tests_and_says_which_rules_have_none() {
         "a_test.yaml",
         "tests: [{name: x, events: [{at: +0h, milestone: delivered}], never: [{opened: silent}]}]\n",
     );
-    assert_eq!(judge(""), (3, vec![lint("cleared_no_scan"), lint("hold_vs_guarantee")]));
+    assert_eq!(judge(""), (3, vec![lint("cleared_no_scan"), lint("hold_vs_guarantee"), lint("undelivered")]));
     // Named by `only`, and by a command.
     dir.write(
         "b_test.yaml",
         "tests: [{name: y, events: [{at: +0h, milestone: delivered}], exact: true, only: hold_vs_guarantee}]\n",
     );
-    assert_eq!(judge(""), (3, vec![lint("cleared_no_scan")]));
+    assert_eq!(judge(""), (3, vec![lint("cleared_no_scan"), lint("undelivered")]));
     // A file that cannot be read may hold the missing test.
     dir.write("b_test.yaml", "tests: [{name: y, evnts: [], exact: true, expect: [{opened: silnt}]}]\n");
     let (code, said) = judge("");
