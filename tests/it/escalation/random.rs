@@ -6,9 +6,10 @@ use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use parcelwatch::cases::Acted;
+use parcelwatch::cases::{Act, Acted, NewSilence, Who};
 use parcelwatch::model::{Change, ChangeKind, Resolution, Severity, Time};
-use serde_json::Value;
+use parcelwatch::rules::condition::Condition;
+use serde_json::{Value, json};
 
 use crate::world::{HOUR, MINUTE, SECOND, START, World, change, policies, step};
 
@@ -56,9 +57,24 @@ struct Account {
     ends: Vec<i64>,
     /// Raises of equal severity: (when, `at`).
     equal: Vec<(i64, Time)>,
+    /// Silences: from, to, number.
+    silent: Vec<(i64, i64, i64)>,
 }
 
 impl Account {
+    /// The first moment from `at` on at which nothing is silent.
+    fn loud(&self, mut at: i64) -> i64 {
+        while let Some((_, to, _)) = self.silent.iter().find(|(from, to, _)| *from <= at && at < *to) {
+            at = *to;
+        }
+        at
+    }
+
+    /// Whether a silence touches this time.
+    fn silenced(&self, from: i64, to: i64) -> bool {
+        self.silent.iter().any(|(begin, end, _)| *begin <= to && from <= *end)
+    }
+
     fn begin(&mut self, now: i64, severity: Severity) {
         self.pause(now);
         self.climbs.push(Climb { from: now, to: i64::MAX, severity });
@@ -127,6 +143,7 @@ impl Run {
                 stood: Vec::new(),
                 ends: Vec::new(),
                 equal: Vec::new(),
+                silent: Vec::new(),
             })
             .collect();
         Run {
@@ -188,6 +205,22 @@ impl Run {
     async fn operator(&mut self, which: usize) {
         let now = self.world.now();
         let id = parcelwatch::model::exception_id("late", &self.accounts[which].parcel, "");
+        match self.dice.below(12) {
+            0..3 => return self.silence(which).await,
+            3 => return self.speak(which).await,
+            4 => {
+                let who = Who { by: "ann", ..Who::default() };
+                let acted = self.world.cases.act(Act::Unacknowledge, &id, &who, now).await.expect("acts");
+                let account = &mut self.accounts[which];
+                assert_eq!(acted == Acted::Done, account.acknowledged.is_some());
+                if account.acknowledged.take().is_some() {
+                    let severity = account.engine.map_or(account.highest, |(_, s)| s);
+                    account.begin(now, severity);
+                }
+                return;
+            }
+            _ => {}
+        }
         if self.dice.below(3) == 0 {
             let acted = self.world.cases.resolve(&id, "ann", "", now).await.expect("acts");
             let account = &mut self.accounts[which];
@@ -208,6 +241,36 @@ impl Run {
                 account.acknowledged = Some(now);
             }
         }
+    }
+
+    /// Somebody silences a parcel.
+    async fn silence(&mut self, which: usize) {
+        let now = self.world.now();
+        let parcel = self.accounts[which].parcel.clone();
+        let matchers = json!({"parcel_id": parcel, "rule": ["late", "other"]});
+        let hours = i64::try_from(1 + self.dice.below(12)).unwrap_or(1);
+        let new = NewSilence {
+            on: Condition::from_json(&matchers).expect("a condition"),
+            matchers,
+            starts_ms: now,
+            ends_ms: now + hours * HOUR,
+            by: "ann".into(),
+            comment: "works".into(),
+            via: String::new(),
+        };
+        let made = self.world.cases.silence(&new, now).await.expect("makes");
+        let number = made["id"].as_str().and_then(|n| n.parse().ok()).expect("a number");
+        self.accounts[which].silent.push((now, new.ends_ms, number));
+    }
+
+    /// The latest silence of a parcel ends before its time.
+    async fn speak(&mut self, which: usize) {
+        let now = self.world.now();
+        let Some((_, to, number)) = self.accounts[which].silent.last_mut() else { return };
+        let who = Who { by: "bob", ..Who::default() };
+        let ended = self.world.cases.end_silence(*number, &who, now).await.expect("ends");
+        assert!(ended.is_some());
+        *to = now.min(*to);
     }
 
     /// A turn that is cut off somewhere in the middle, as by `kill -9`, and everything in memory lost.
@@ -320,6 +383,9 @@ fn only_what_stood(accounts: &[Account], lines: &[Line]) {
                 // Told and ended in the same millisecond: the telling came first.
                 let stood = account.stood.iter().any(|(from, to)| *from <= l.at && l.at <= *to);
                 assert!(stood, "told of what did not stand open: {l:?} {account:?}");
+                // In the very millisecond in which it began the telling may have come first.
+                let quiet = account.silent.iter().any(|(from, to, _)| *from < l.at && l.at < *to);
+                assert!(!quiet, "told in a silence: {l:?} {account:?}");
                 *owed = true;
             }
         }
@@ -333,7 +399,18 @@ fn nothing_missing(accounts: &[Account], lines: &[Line]) {
     for account in accounts {
         for climb in &account.climbs {
             for (k, (after, receivers, least)) in STEPS.iter().enumerate() {
-                let due = climb.from + after;
+                let first = climb.from + after;
+                let mut due = first;
+                // A silence that begins before the group's message goes out counts as well.
+                while account.silenced(due, due + within) && account.loud(due + within) != due {
+                    let last =
+                        account.silent.iter().filter(|(from, to, _)| *from <= due + within && due <= *to);
+                    let end = last.map(|(_, to, _)| *to).max().unwrap_or(due);
+                    if end <= due {
+                        break;
+                    }
+                    due = end;
+                }
                 if climb.to <= due + within || least.is_some_and(|least| climb.severity < least) {
                     continue;
                 }
@@ -342,7 +419,7 @@ fn nothing_missing(accounts: &[Account], lines: &[Line]) {
                         l.parcel == account.parcel
                             && l.who.0 == *receiver
                             && l.step == k as u64 + 1
-                            && (due..=due + within).contains(&l.at)
+                            && (first..=due + within).contains(&l.at)
                     });
                     assert!(told, "step {} was not told to {receiver}: {account:?} {climb:?}", k + 1);
                 }
@@ -352,7 +429,10 @@ fn nothing_missing(accounts: &[Account], lines: &[Line]) {
             let stood = account.stood.iter().any(|(from, to)| from <= when && *to > when + within);
             let climb = account.climbs.iter().find(|c| c.from <= *when && *when < c.to);
             // The first step tells it where it has not been told yet.
-            if stood && climb.is_some_and(|c| c.to > when + within && c.from + within < *when) {
+            if stood
+                && !account.silenced(*when, when + within)
+                && climb.is_some_and(|c| c.to > when + within && c.from + within < *when)
+            {
                 for receiver in ["erp", "ops_mail"] {
                     let told = lines.iter().any(|l| {
                         l.parcel == account.parcel
@@ -384,7 +464,7 @@ fn reminded(accounts: &[Account], lines: &[Line]) {
             told.sort_unstable();
             told.push(*to);
             for at in told {
-                if let Some(last) = last {
+                if let Some(last) = last.filter(|last| !account.silenced(*last, at)) {
                     // Another receiver's step counts as telling: at most one more round in between.
                     assert!(at - last <= 2 * (REPEAT + INTERVAL), "no reminder: {account:?} {last} {at}");
                 }
