@@ -95,7 +95,7 @@ fn mute(random: &mut Random) -> Mute {
     let (from, hours) = (random.within(0, 12), random.within(1, 12));
     let windows = vec![(from * HOUR, (from + hours) * HOUR)];
     let calendar = {
-        let zone: &str = random.pick(&["UTC", "Europe/Madrid"]);
+        let zone = *random.pick(&["UTC", "Europe/Madrid"]);
         Calendar::new("c", zone, [true; 7], windows, Vec::new(), Vec::new())
     };
     let (calendar, outside) = (calendar.expect("a zone"), random.percent(50));
