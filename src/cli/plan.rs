@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
+use super::check::plural;
 use super::offline::Snapshots;
 use crate::cases::Memory;
 use crate::config::{self, Config};
@@ -211,7 +212,10 @@ fn as_text(plan: &Part, told: Option<&BTreeMap<String, (u64, u64)>>, rules: &Rul
         Some(told) => {
             text += "\nTold within an hour of what opens or rises:\n";
             for (receiver, (messages, exceptions)) in told {
-                let _ = writeln!(text, "    {receiver}: {messages} messages about {exceptions} exceptions");
+                let count = |n: &u64, one, many| plural(usize::try_from(*n).unwrap_or(usize::MAX), one, many);
+                let (messages, about) =
+                    (count(messages, "message", "messages"), count(exceptions, "exception", "exceptions"));
+                let _ = writeln!(text, "    {receiver}: {messages} about {about}");
             }
         }
     }

@@ -286,9 +286,15 @@ impl Bucket {
         let gained =
             i128::from(full) * i128::from((now - self.at_ms).max(0)) / i128::from(rate.per_ms.max(1));
         let gained = i64::try_from(gained).unwrap_or(full).min(full);
-        if gained > 0 || now < self.at_ms {
+        if now < self.at_ms || self.level + gained >= full {
             self.level = (self.level + gained).min(full);
             self.at_ms = now;
+        } else if gained > 0 {
+            self.level += gained;
+            // Only the time that was paid for: what is left of it counts the next time.
+            let paid =
+                (i128::from(gained) * i128::from(rate.per_ms) + i128::from(full) - 1) / i128::from(full);
+            self.at_ms += i64::try_from(paid).unwrap_or(0);
         }
     }
 

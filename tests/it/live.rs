@@ -38,14 +38,14 @@ rules:
 ";
 
 /// Receiver `erp` alone, told at once.
-const POLICY: &str = "
+pub const POLICY: &str = "
 policies:
   - {id: desk, group_by: [rule], group_wait: 0s, group_interval: 1s, steps: [{after: 0m, notify: [erp]}]}
 default_policy: desk
 ";
 
 /// A daemon of one rule that tells `hooks`, by receiver `erp`.
-fn setup(kafka: &Kafka, topic: &str, hooks: &Webhooks) -> Setup {
+pub fn setup(kafka: &Kafka, topic: &str, hooks: &Webhooks) -> Setup {
     let mut setup = Setup::new();
     setup.kafka(&kafka.bootstrap(), topic).set("time.skew", "1s").rules("rules.yaml", RULES);
     std::fs::write(setup.path("erp.secret"), SECRET).unwrap();
@@ -54,7 +54,7 @@ fn setup(kafka: &Kafka, topic: &str, hooks: &Webhooks) -> Setup {
 }
 
 /// Writes `policies.yaml`: `erp` and what `receivers` adds, then the text.
-fn policies(setup: &Setup, hooks: &Webhooks, receivers: &str, text: &str) {
+pub fn policies(setup: &Setup, hooks: &Webhooks, receivers: &str, text: &str) {
     let secret = setup.path("erp.secret");
     let erp =
         format!("  - {{id: erp, webhook: {{url: {:?}, secret: {{file: {secret:?}}}}}}}", hooks.url("/erp"));
@@ -74,12 +74,12 @@ fn mail_through(setup: &mut Setup, exim: &Exim) {
         .set("smtp.password", secret);
 }
 
-fn now() -> i64 {
+pub fn now() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     i64::try_from(since.as_millis()).unwrap()
 }
 
-fn event(parcel: &str, milestone: &str, at_ms: i64) -> Vec<u8> {
+pub fn event(parcel: &str, milestone: &str, at_ms: i64) -> Vec<u8> {
     let at = parcelwatch::model::Time(at_ms);
     let event = format!(
         r#"{{"parcel_id":"{parcel}","milestone":"{milestone}","event_time":"{at}","lane":"{}"}}"#,

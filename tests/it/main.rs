@@ -20,6 +20,7 @@ mod oracle;
 #[path = "../oracle/mod.rs"]
 mod oracle_impl;
 mod parts;
+mod readme;
 mod rule_tests;
 mod rules;
 mod runtime;
