@@ -231,7 +231,50 @@ fn main() {
     let used = resident().saturating_sub(empty);
     println!("memory: {} parcels held, {:.0} bytes each, all included", held, used as f64 / held as f64);
     snapshot(&mut world, &rules);
+    reload(&mut world);
     burst(&rules, in_flight.min(10_000_000));
+}
+
+/// New rules for all parcels: first foreseen, then put in force, in slices as the daemon takes them.
+fn reload(world: &mut World) {
+    const SLOTS: u32 = 8_192;
+    let mut changed = workload::rules();
+    changed.hash = "an hour sooner".to_owned();
+    for stage in changed.rules.iter_mut().flat_map(|r| &mut r.bodies).flat_map(|b| &mut b.stages) {
+        stage.at.ms = (stage.at.ms - 3_600_000).max(0);
+    }
+    let changed = Arc::new(changed);
+    let parcels = world.parcels() as u64;
+    let (mut foresee, mut longest) = (Duration::ZERO, Duration::ZERO);
+    let mut openings = 0;
+    for shard in &mut world.shards {
+        let t = Instant::now();
+        let mut preview = shard.preview(Arc::clone(&changed));
+        while !shard.preview_step(&mut preview, SLOTS) {}
+        foresee += t.elapsed();
+        openings += preview.found.openings();
+    }
+    let started = Instant::now();
+    let mut out = Vec::new();
+    for shard in &mut world.shards {
+        let t = Instant::now();
+        let mut swap = shard.swap_begin(Arc::clone(&changed), &mut out);
+        longest = longest.max(t.elapsed());
+        let mut done = false;
+        while !done {
+            let t = Instant::now();
+            done = shard.swap_step(&mut swap, SLOTS, &mut out);
+            longest = longest.max(t.elapsed());
+        }
+    }
+    println!(
+        "new rules: {parcels} parcels, {} changes ({openings} openings foreseen): longest pause {:.1} ms, {:.0} ns a parcel; foreseen \
+         in {:.0} ns a parcel",
+        out.len(),
+        longest.as_secs_f64() * 1e3,
+        per(started.elapsed(), parcels),
+        per(foresee, parcels),
+    );
 }
 
 fn snapshot(world: &mut World, rules: &Arc<RuleSet>) {

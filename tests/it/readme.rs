@@ -100,9 +100,13 @@ fn the_chapter_on_writing_a_rule_says_what_happens() {
     std::fs::create_dir(setup.path("bin")).unwrap();
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_parcelwatch"), setup.path("bin/parcelwatch")).unwrap();
     std::fs::create_dir(setup.path("mine")).unwrap();
-    poll("the parcels to be saved", PATIENCE, || {
-        let said = run(&dir, "parcelwatch plan --rules rules");
-        if said.contains("3 parcels in flight") { Ok(()) } else { Err(said) }
+    let told = now();
+    poll("a snapshot from after the parcels were told", PATIENCE, || {
+        let said = run(&dir, "parcelwatch plan --json --rules rules 2> /dev/null");
+        let json: serde_json::Value = serde_json::from_str(&said).unwrap_or_default();
+        let watermark = json["watermark"].as_str().and_then(parcelwatch::model::Time::parse);
+        let whole = json["parcels"] == 3 && watermark.is_some_and(|w| w.0 > told);
+        if whole { Ok(()) } else { Err(said) }
     });
 
     let mut ran = 0;
