@@ -131,6 +131,7 @@ struct Families {
     folding_waits: IntGaugeVec,
     dropped: IntCounterVec,
     open: IntGaugeVec,
+    rules: IntGaugeVec,
     opened: IntCounterVec,
     resolved: IntCounterVec,
     notifications: IntCounterVec,
@@ -262,6 +263,7 @@ impl Make<'_> {
             folding_waits: self.gauges("folding_waits", &["reason"], "1 where folding waits for this reason.")?,
             dropped: self.counters("dropped_over_bounds_total", &["what"], "Parts of a parcel not kept because its bounds were full.")?,
             open: self.gauges("exceptions_open", &["rule", "severity"], "Exceptions that stand, acknowledged ones included.")?,
+            rules: self.gauges("rule_info", &["rule", "mode"], "1 for each rule in force, and whether anybody is told of it (live) or not (shadow).")?,
             opened: self.counters("exceptions_opened_total", &["rule"], "Exceptions opened.")?,
             resolved: self.counters("exceptions_resolved_total", &["rule", "resolution"], "Exceptions resolved, by how.")?,
             notifications: self.counters("notifications_total", &["receiver", "integration"], "Attempts to deliver a message, failed ones included.")?,
@@ -363,9 +365,15 @@ impl Metrics {
     }
 
     /// The rules in force: series of new ones begin at 0, those of rules that went end.
-    pub fn set_rules<'r>(&self, rules: impl IntoIterator<Item = &'r str>) {
-        let rules: BTreeSet<String> = rules.into_iter().map(str::to_owned).collect();
+    /// Each with whether it is in shadow, where nobody is told.
+    pub fn set_rules<'r>(&self, rules: impl IntoIterator<Item = (&'r str, bool)>) {
         let f = &self.families;
+        f.rules.reset();
+        let named = |(rule, shadow): (&str, bool)| {
+            f.rules.with_label_values(&[rule, if shadow { "shadow" } else { "live" }]).set(1);
+            rule.to_owned()
+        };
+        let rules: BTreeSet<String> = rules.into_iter().map(named).collect();
         let mut labels = lock(&self.labels);
         for gone in labels.rules.difference(&rules) {
             let _ = f.opened.remove_label_values(&[gone]);
@@ -537,7 +545,7 @@ mod tests {
 
     fn full() -> Metrics {
         let m = Metrics::new().unwrap();
-        m.set_rules(["late"]);
+        m.set_rules([("late", false)]);
         m.set_receivers([("erp", "webhook")]);
         let _ = m.partition("milestones", 0);
         let _ = m.queue("changes", 64);
@@ -594,7 +602,8 @@ mod tests {
         m.exception_opened("late");
         m.set_exceptions_open("late", Severity::High, 3);
         has(&m, "parcelwatch_exceptions_open{rule=\"late\",severity=\"high\"} 3");
-        m.set_rules(["other"]);
+        m.set_rules([("other", true)]);
+        has(&m, "parcelwatch_rule_info{mode=\"shadow\",rule=\"other\"} 1");
         m.set_receivers([("erp", "email")]);
         m.set_exceptions_open("late", Severity::High, 4);
         let text = m.text();
@@ -608,7 +617,7 @@ mod tests {
     fn rules_that_stay_keep_their_counts() {
         let m = full();
         m.exception_opened("late");
-        m.set_rules(["late", "other"]);
+        m.set_rules([("late", false), ("other", false)]);
         has(&m, "parcelwatch_exceptions_opened_total{rule=\"late\"} 1");
     }
 
@@ -617,7 +626,7 @@ mod tests {
         let m = full();
         m.partition("milestones", 0).set_watermark_ms(1_500);
         has(&m, "parcelwatch_watermark_timestamp_seconds{partition=\"0\"} 1.5");
-        m.set_rules(["a\"b\n"]);
+        m.set_rules([("a\"b\n", false)]);
         has(&m, "parcelwatch_exceptions_opened_total{rule=\"a\\\"b\\n\"} 0");
     }
 

@@ -99,6 +99,10 @@ pub fn listed(
         "facts": facts,
         "url": public_url.map(|base| format!("{}/api/v1/exceptions/{}", base.trim_end_matches('/'), case.exception_id)),
     });
+    if case.body.shadow {
+        // Nobody is told; the API shows what would have been.
+        listed["shadow"] = Value::from(true);
+    }
     if case.incomplete {
         // A gap in the log: said only where it is so (DESIGN §4.7).
         listed["evidence"] = Value::from("incomplete");

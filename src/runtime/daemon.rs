@@ -434,7 +434,7 @@ fn without_reload() -> Reload {
 }
 
 fn show_rules(metrics: &Metrics, in_force: &InForce, now_ms: i64) {
-    metrics.set_rules(in_force.rules.rules.iter().map(|r| &*r.id));
+    metrics.set_rules(in_force.rules.rules.iter().map(|r| (&*r.id, r.shadow)));
     metrics.set_receivers(in_force.policies.receivers.iter().map(|r| (r.id.as_str(), r.kind.integration())));
     metrics.config_last_reload_successful.set(1);
     set_time(&metrics.config_last_reload_success, now_ms);

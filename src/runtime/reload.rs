@@ -170,7 +170,7 @@ impl Reloader {
         new_policies: bool,
     ) {
         let metrics = &self.progress.metrics;
-        metrics.set_rules(rules.rules.iter().map(|r| &*r.id));
+        metrics.set_rules(rules.rules.iter().map(|r| (&*r.id, r.shadow)));
         metrics.set_receivers(policies.receivers.iter().map(|r| (r.id.as_str(), r.kind.integration())));
         if new_policies {
             // What the new rules open is addressed by the new policies; and nobody is decided to be told who is not reached.

@@ -143,6 +143,28 @@ fn the_brake_holds_rules_that_open_too_much_until_somebody_accepts_them() {
     assert_eq!(hash(&daemon), accepted);
 }
 
+#[test]
+fn a_rule_in_shadow_decides_and_tells_nobody() {
+    let (kafka, hooks) = (Kafka::shared(), Webhooks::start());
+    kafka.create_topic("shadow", 1, true, &[]);
+    let mut setup = setup(kafka, "shadow", &hooks);
+    setup.rules("rules.yaml", &format!("{RULES}{}", SECOND.replace("owner:", "mode: shadow\n    owner:")));
+    let daemon = setup.start();
+    daemon.wait_ready();
+    tell(kafka, "shadow", "P-1", "import_customs_cleared");
+    let open = wait_exceptions(&daemon, "open", 2);
+    let shadow: Vec<_> =
+        open.iter().filter(|e| e["shadow"] == true).map(|e| e["rule"].as_str().unwrap()).collect();
+    assert_eq!(shadow, ["at_once"], "{open:#?}");
+    hooks.wait_for(1);
+    let told: Vec<_> = wait_sent(&daemon);
+    assert_eq!(told.len(), 1, "{told:#?}");
+    assert!(hooks.hooks().iter().all(|h| h.json()["data"]["exceptions"][0]["rule"] == "late"));
+    let metrics = daemon.metrics();
+    assert_eq!(metrics.sum("rule_info", &[("rule", "at_once"), ("mode", "shadow")]), Some(1.0));
+    assert_eq!(metrics.sum("exceptions_open", &[("rule", "at_once")]), Some(1.0));
+}
+
 /// As Kubernetes changes a ConfigMap: files are links into a folder that is a link itself, and only that one is replaced.
 #[test]
 fn a_changed_link_of_a_config_map_is_seen() {
