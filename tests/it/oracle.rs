@@ -315,3 +315,34 @@ fn the_engine_decides_the_hand_written_cases_as_expected() {
 fn the_engine_decides_random_cases_as_the_oracle_does() {
     compare_over_seeds(&engine);
 }
+
+/// The command reads files in another way than the function does: in blocks, merged, sorted aside where a line goes back.
+#[test]
+fn the_command_decides_random_files_as_the_oracle_does() {
+    let dir = tempfile::tempdir().expect("a folder");
+    for seed in seeds(120) {
+        let case = Draft::of_seed(seed).case();
+        let rules = dir.path().join(format!("rules-{seed}"));
+        fs::create_dir(&rules).expect("a folder");
+        fs::write(rules.join("rules.yaml"), &case.rules).expect("written");
+        if let Some(policies) = &case.policies {
+            fs::write(rules.join("policies.yaml"), policies).expect("written");
+        }
+        // One file, or two in the order in which they are named.
+        let (first, second) = (dir.path().join("first.ndjson"), dir.path().join("second.ndjson"));
+        let lines: Vec<&[u8]> = case.events.split_inclusive(|byte| *byte == b'\n').collect();
+        let cut = if seed % 2 == 0 { lines.len() } else { lines.len() / 3 };
+        fs::write(&first, lines[..cut].concat()).expect("written");
+        fs::write(&second, lines[cut..].concat()).expect("written");
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_parcelwatch"));
+        command.args(["backtest", "--rules"]).arg(&rules).arg("--events").arg(&first).arg(&second);
+        if let Some(until) = case.until {
+            command.args(["--until", &print_instant(until)]);
+        }
+        let out = command.output().expect("it runs");
+        assert!(out.status.success(), "seed {seed}: {}", String::from_utf8_lossy(&out.stderr));
+        let found = parse_lines(&String::from_utf8(out.stdout).expect("UTF-8"));
+        let expected = judge(&case);
+        assert_eq!(found, expected, "seed {seed}\n{}", shown(&case, &expected, &found));
+    }
+}
