@@ -4,20 +4,11 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
+use super::reload::SECOND;
 use super::{RULES, setup, tell, wait_exceptions, wait_sent};
 use crate::parts::kafka::Kafka;
 use crate::parts::webhook::Webhooks;
 use crate::parts::{PATIENCE, poll};
-
-const TIGHTER: &str = "
-  - id: at_once
-    title: Cleared
-    after: import_customs_cleared
-    expect: [delivered]
-    within: 0s
-    severity: info
-    owner: carrier
-";
 
 fn parcelwatch(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_parcelwatch")).args(args).output().unwrap()
@@ -47,7 +38,7 @@ fn a_plan_says_what_new_rules_do_to_the_parcels_in_flight() {
     std::fs::create_dir(&other).unwrap();
     std::fs::copy(setup.path("rules/policies.yaml"), other.join("policies.yaml")).unwrap();
     let slower = RULES.replace("within: 2s", "within: 1s").replace("severity: high", "severity: critical");
-    std::fs::write(other.join("rules.yaml"), format!("{slower}{TIGHTER}")).unwrap();
+    std::fs::write(other.join("rules.yaml"), format!("{slower}{SECOND}")).unwrap();
     let other = other.display().to_string();
     let said = poll("a snapshot of all that was decided", PATIENCE, || {
         let out = plan(&other);

@@ -10,7 +10,7 @@ use crate::parts::kafka::Kafka;
 use crate::parts::webhook::Webhooks;
 
 /// Beside the rule of [`RULES`]: everything cleared opens at once.
-const SECOND: &str = "
+pub(super) const SECOND: &str = "
   - id: at_once
     title: Cleared
     after: import_customs_cleared
