@@ -42,11 +42,7 @@ impl Snapshots {
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let keep = usize::try_from(config.snapshots.keep).unwrap_or(usize::MAX);
-        let lifetimes = Lifetimes {
-            forget_after: config.time.forget_after,
-            remember_ids: config.time.remember_ids,
-            abandon_after: config.time.abandon_after,
-        };
+        let lifetimes = super::run::lifetimes(config);
         let store = Store::open(&location, &config.kafka.topic, keep)?;
         Ok(Snapshots { store, runtime, lifetimes, location: location.to_string() })
     }

@@ -169,6 +169,15 @@ fn millis(ms: i64) -> Duration {
     Duration::from_millis(u64::try_from(ms).unwrap_or(0))
 }
 
+/// How long parcels and ids are kept.
+pub(super) fn lifetimes(config: &Config) -> Lifetimes {
+    Lifetimes {
+        forget_after: config.time.forget_after,
+        remember_ids: config.time.remember_ids,
+        abandon_after: config.time.abandon_after,
+    }
+}
+
 pub(super) fn settings(config: &Config, dry_run: bool) -> anyhow::Result<Settings> {
     let k = &config.kafka;
     let mut kafka = Options::new(&k.bootstrap_servers, &k.topic, &k.group_id, "");
@@ -193,11 +202,7 @@ pub(super) fn settings(config: &Config, dry_run: bool) -> anyhow::Result<Setting
         snapshots_keep: usize::try_from(config.snapshots.keep).unwrap_or(usize::MAX),
         cases: crate::cases::Options::default(),
         cases_keep: config.cases.keep,
-        lifetimes: Lifetimes {
-            forget_after: config.time.forget_after,
-            remember_ids: config.time.remember_ids,
-            abandon_after: config.time.abandon_after,
-        },
+        lifetimes: lifetimes(config),
         skew: config.time.skew,
         certificate_ttl: millis(config.time.certificate_ttl),
         listen: config.http.listen,
