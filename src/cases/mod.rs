@@ -25,6 +25,7 @@ mod overdue;
 mod query;
 mod row;
 mod silences;
+mod standing;
 mod store;
 
 use std::collections::BTreeMap;
@@ -43,6 +44,7 @@ pub use memory::Memory;
 pub use operate::{Act, GroupActed};
 pub use overdue::Audit;
 pub use silences::{NewSilence, Reach};
+pub use standing::ToldException;
 pub use store::{Cases, Options};
 
 /// What a shard hands over at once: its changes in order, and how far it is. One transaction.

@@ -264,7 +264,7 @@ fn routes(config: &Config, policies: &Policies, key: LinkKey) -> anyhow::Result<
         Ok(secret) => Ok(secret.expose().to_owned()),
         Err(error) => Err(format!("{:#}", anyhow::Error::from(error))),
     };
-    receivers::routes(policies, mail(config, key)?, webhook, &read)
+    receivers::routes(policies, mail(config, key)?, webhook, &config.allow_commands, &read)
         .map_err(|problems| anyhow::Error::new(Unreachable(problems.join("; "))))
 }
 

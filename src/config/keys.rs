@@ -46,12 +46,14 @@ pub enum Want {
     Tokens,
     /// CIDRs.
     Networks,
+    /// Absolute paths.
+    Programs,
     /// `text` or `json`.
     LogFormat,
 }
 
 /// All keys, what may stand there and what it is; a section's name is before the dot.
-pub const KEYS: [(&str, Want, &str); 30] = [
+pub const KEYS: [(&str, Want, &str); 31] = [
     (
         "kafka.bootstrap_servers",
         Want::Text,
@@ -99,6 +101,11 @@ pub const KEYS: [(&str, Want, &str); 30] = [
         "webhook.allow_private_networks",
         Want::Networks,
         "Networks that webhooks may reach though they are private",
+    ),
+    (
+        "command.allow",
+        Want::Programs,
+        "Programs that receivers by `command` may run, or directories of such; none where it is absent",
     ),
     ("log.format", Want::LogFormat, "How a line looks"),
     ("log.filter", Want::Text, "A level, or levels by target: info,parcelwatch::source=debug"),
@@ -240,6 +247,7 @@ pub fn check_value(r: &mut Reader, path: &str, want: Want, node: &Node) {
         }
         Want::Tokens => tokens(r, node),
         Want::Networks => networks(r, node, &what),
+        Want::Programs => programs(r, node, &what),
         Want::LogFormat => drop(r.word(node, "log format", &["text", "json"])),
     }
 }
@@ -359,6 +367,20 @@ fn tokens(r: &mut Reader, node: &Node) {
                 "token",
                 "name where it is kept: {file: /run/secrets/erp_token}",
             ),
+        }
+    }
+}
+
+fn programs(r: &mut Reader, node: &Node, what: &str) {
+    if matches!(&node.kind, Kind::Seq(items) if items.is_empty()) || node.is_null() {
+        return;
+    }
+    for item in r.one_or_many(node, what).unwrap_or_default() {
+        if let Some(text) = r.text(item, what)
+            && !text.starts_with('/')
+        {
+            let help = "write a whole path, as in /usr/local/lib/parcelwatch";
+            r.error(code::BAD_VALUE, &item.at, format!("`{}` is no absolute path", cut(text)), help);
         }
     }
 }

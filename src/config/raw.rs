@@ -26,6 +26,7 @@ pub struct Raw {
     http: RawHttp,
     smtp: RawSmtp,
     webhook: RawWebhook,
+    command: RawCommand,
     log: RawLog,
 }
 
@@ -101,6 +102,12 @@ struct RawSmtp {
 #[serde(default, deny_unknown_fields)]
 struct RawWebhook {
     allow_private_networks: Option<Value>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+struct RawCommand {
+    allow: Option<Value>,
 }
 
 #[derive(Deserialize, Default)]
@@ -203,6 +210,10 @@ impl Raw {
             http,
             smtp,
             allow_private_networks: networks(self.webhook.allow_private_networks)?,
+            allow_commands: texts("command.allow", self.command.allow)?
+                .into_iter()
+                .map(PathBuf::from)
+                .collect(),
             log,
         })
     }
@@ -250,13 +261,16 @@ fn tokens(list: Vec<RawToken>, folder: &Path) -> Result<Vec<Token>, Wrong> {
 }
 
 fn networks(value: Option<Value>) -> Result<Vec<ipnet::IpNet>, Wrong> {
-    let texts = match value {
-        None | Some(Value::Null) => Vec::new(),
-        Some(Value::String(one)) => vec![one],
-        Some(list) => {
-            serde_yaml::from_value(list).map_err(|e| ("webhook.allow_private_networks", e.to_string()))?
-        }
-    };
-    let read = |t: &String| t.parse().map_err(|e| ("webhook.allow_private_networks", format!("{t}: {e}")));
-    texts.iter().map(read).collect()
+    const KEY: &str = "webhook.allow_private_networks";
+    let read = |t: &String| t.parse().map_err(|e| (KEY, format!("{t}: {e}")));
+    texts(KEY, value)?.iter().map(read).collect()
+}
+
+/// One text, or a list of them.
+fn texts(key: &'static str, value: Option<Value>) -> Result<Vec<String>, Wrong> {
+    match value {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::String(one)) => Ok(vec![one]),
+        Some(list) => serde_yaml::from_value(list).map_err(|e| (key, e.to_string())),
+    }
 }

@@ -93,6 +93,10 @@ fn value(b: &mut Builder, want: Want) -> Value {
             let network = text("^[0-9A-Fa-f:.]+/[0-9]{1,3}$", "10.20.0.0/16");
             json!({"anyOf": [network, {"type": ["array", "null"], "items": network}]})
         }
+        Want::Programs => {
+            let program = text("^/", "/usr/local/lib/parcelwatch");
+            json!({"anyOf": [program, {"type": ["array", "null"], "items": program}]})
+        }
         Want::LogFormat => json!({"enum": ["text", "json"]}),
     }
 }

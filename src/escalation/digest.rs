@@ -151,9 +151,17 @@ impl Digest {
         self.top.len() < TOP || self.top.last().is_some_and(|t| order < t.order)
     }
 
-    /// The JSON of DESIGN §11, with what a digest counts.
+    /// The JSON of DESIGN §11, with what a digest counts. As many of the worst are listed as there is room for in `bytes`.
     #[must_use]
-    pub fn body(&self, to: &Told, cause: &Cause, now: i64, public_url: Option<&str>) -> String {
+    pub fn body(&self, to: &Told, cause: &Cause, now: i64, public_url: Option<&str>, bytes: usize) -> String {
+        (0..=self.top.len())
+            .rev()
+            .map(|listed| self.listing(to, cause, now, public_url, listed))
+            .find(|body| body.len() <= bytes)
+            .unwrap_or_else(|| self.listing(to, cause, now, public_url, 0))
+    }
+
+    fn listing(&self, to: &Told, cause: &Cause, now: i64, public_url: Option<&str>, listed: usize) -> String {
         let count = |word: Word| self.words.get(word.name()).copied().unwrap_or(0);
         let resolved = count(Word::Resolved);
         let open = self.total - resolved;
@@ -180,7 +188,7 @@ impl Digest {
         for (heading, counts) in [("Rule", &self.rules), ("Lane", &self.lanes), ("Carrier", &self.carriers)] {
             summary.push(line(heading, counts));
         }
-        let listed: Vec<&Value> = self.top.iter().map(|t| &t.listed).collect();
+        let listed: Vec<&Value> = self.top.iter().take(listed).map(|t| &t.listed).collect();
         let url = public_url.map(|base| format!("{}/api/v1/exceptions", base.trim_end_matches('/')));
         json!({
             "type": "exceptions.digest",

@@ -21,6 +21,30 @@ pub const MAX_LISTED: usize = 100;
 
 /// Bytes of listed exceptions a message holds at most, well under what receivers' proxies refuse (1 MiB and up).
 const MAX_BYTES: usize = 256 * 1024;
+/// A webhook's body: under 20 kB, as Standard Webhooks asks.
+const MAX_HOOK_BODY: usize = 19_900;
+/// Of it for the list of exceptions: the rest is for what is around it.
+const MAX_HOOK_BYTES: usize = 17_000;
+/// Exceptions a message to a channel lists: more is not read, and Slack refuses what is too long.
+const MAX_CHAT: usize = 30;
+
+/// How many exceptions, and how many bytes of them, a message of this kind lists.
+const fn room(kind: &ReceiverKind) -> (usize, usize) {
+    match kind {
+        ReceiverKind::Webhook { .. } => (MAX_LISTED, MAX_HOOK_BYTES),
+        ReceiverKind::Slack { .. } => (MAX_CHAT, MAX_BYTES),
+        _ => (MAX_LISTED, MAX_BYTES),
+    }
+}
+
+/// How many exceptions a full message of this kind usually lists: what a rate is reckoned by before anything is rendered.
+const fn usual(kind: &ReceiverKind) -> usize {
+    match kind {
+        ReceiverKind::Webhook { .. } => 20,
+        ReceiverKind::Slack { .. } => MAX_CHAT,
+        _ => MAX_LISTED,
+    }
+}
 
 /// What a flush needs besides the group.
 #[derive(Debug, Clone, Copy)]
@@ -220,7 +244,12 @@ fn way(
     lists: &[(u32, Vec<Entry>)],
     now: i64,
 ) -> Way {
-    let messages = |n: usize| i64::try_from(n.div_ceil(MAX_LISTED)).unwrap_or(i64::MAX);
+    let Some(receiver) = sender.policies.receiver(&to.receiver) else { return Way::Tell };
+    if receiver.kind.keeps_what_stands() {
+        return Way::Tell;
+    }
+    let each = usual(&receiver.kind);
+    let messages = |n: usize| i64::try_from(n.div_ceil(each)).unwrap_or(i64::MAX);
     let needed: i64 = lists.iter().map(|(_, list)| messages(list.len())).sum();
     match budget {
         Some(budget) => {
@@ -285,13 +314,14 @@ pub fn digest_message(
     notices: Vec<Notice>,
     now: i64,
 ) -> Message {
+    let most = if integration == "webhook" { MAX_HOOK_BODY } else { MAX_BYTES };
     Message {
         id: digest.id.clone(),
         to: to.clone(),
         integration,
         reason: Reason::Digest,
         subject: digest.subject(cause),
-        body: digest.body(to, cause, now, sender.public_url),
+        body: digest.body(to, cause, now, sender.public_url, most),
         thread: digest.thread(cause),
         notices,
     }
@@ -446,11 +476,8 @@ fn receivers(
 
 fn recipients(policies: &Policies, receiver: &str) -> Vec<Told> {
     let told = |recipient: &str| Told { receiver: receiver.to_owned(), recipient: recipient.to_owned() };
-    match policies.receiver(receiver).map(|r| &r.kind) {
-        None => Vec::new(),
-        Some(ReceiverKind::Email { to }) => to.iter().map(|a| told(a)).collect(),
-        Some(ReceiverKind::Webhook { .. }) => vec![told("")],
-    }
+    let kind = policies.receiver(receiver).map(|r| &r.kind);
+    kind.map(|k| k.recipients().iter().map(|a| told(a)).collect()).unwrap_or_default()
 }
 
 fn notice(case: &Case, word: Word, step: u32, at: Time, number: u32) -> Notice {
@@ -478,15 +505,22 @@ fn compose(
     out: &mut Flushed,
 ) {
     let Some(receiver) = sender.policies.receiver(&to.receiver) else { return };
+    let (most, most_bytes) = room(&receiver.kind);
     let mut rest = list;
     while !rest.is_empty() {
         let (mut taken, mut bytes) = (Vec::new(), 0);
-        for entry in &rest[..rest.len().min(MAX_LISTED)] {
+        for entry in &rest[..rest.len().min(most)] {
             let Member { case, evidence, .. } = &members[entry.member];
-            let item =
+            let mut item =
                 body::listed(case, evidence, entry.notice.word, entry.notice.at, now, sender.public_url);
-            bytes += item.to_string().len();
-            if bytes > MAX_BYTES && !taken.is_empty() {
+            let mut size = item.to_string().len();
+            if size > most_bytes {
+                // A parcel with very long facts: they are in the API.
+                item["facts"] = Value::Object(serde_json::Map::new());
+                size = item.to_string().len();
+            }
+            bytes += size + 1;
+            if bytes > most_bytes && !taken.is_empty() {
                 break;
             }
             taken.push(item);

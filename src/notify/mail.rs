@@ -46,12 +46,12 @@ impl Mail<'_> {
         line
     }
 
-    fn worst(&self) -> Option<Severity> {
+    pub fn worst(&self) -> Option<Severity> {
         let standing = self.body.data.exceptions.iter().filter(|e| e.change != "resolved");
         standing.filter_map(|e| Severity::from_name(&e.severity)).max()
     }
 
-    fn why(&self) -> String {
+    pub fn why(&self) -> String {
         let data = &self.body.data;
         let step = data.step.map_or_else(String::new, |s| format!(", step {s}"));
         let policy = format!("policy {}{step}", one_line(&data.policy));
@@ -69,19 +69,19 @@ impl Mail<'_> {
     }
 
     /// The title where all exceptions share one.
-    fn title(&self) -> Option<String> {
+    pub fn title(&self) -> Option<String> {
         let mut titles = self.body.data.exceptions.iter().map(title);
         let first = titles.next()?;
         titles.all(|t| t == first).then_some(first)
     }
 
-    fn group(&self) -> String {
+    pub fn group(&self) -> String {
         let shown = self.body.data.group.iter().filter(|(name, _)| *name != "rule");
         pairs(shown).join(", ")
     }
 
     /// What is shown of a parcel beside what its whole group has in common.
-    fn facts(&self, e: &Listed) -> String {
+    pub fn facts(&self, e: &Listed) -> String {
         let group = &self.body.data.group;
         pairs(e.facts.iter().filter(|(name, value)| group.get(*name) != Some(*value))).join(", ")
     }
@@ -268,7 +268,7 @@ fn badge(e: &Listed) -> String {
     )
 }
 
-fn mark(e: &Listed) -> &'static str {
+pub(super) fn mark(e: &Listed) -> &'static str {
     if e.change == "resolved" {
         return "RESOLVED";
     }
@@ -280,12 +280,12 @@ fn mark(e: &Listed) -> &'static str {
     }
 }
 
-fn title(e: &Listed) -> String {
+pub(super) fn title(e: &Listed) -> String {
     one_line(if e.title.is_empty() { &e.rule } else { &e.title })
 }
 
 /// How it stands: overdue, due, or how it ended.
-fn status(e: &Listed) -> String {
+pub(super) fn status(e: &Listed) -> String {
     if e.change == "resolved" {
         return match e.resolution.as_deref() {
             Some("satisfied_late") => "it happened, late".to_owned(),
@@ -309,7 +309,7 @@ fn status(e: &Listed) -> String {
     }
 }
 
-fn owner(e: &Listed) -> String {
+pub(super) fn owner(e: &Listed) -> String {
     let mut line = if e.owner.is_empty() { String::new() } else { format!("owner: {}", one_line(&e.owner)) };
     if let Some(by) = &e.acknowledged_by {
         let _ = write!(line, "{}acknowledged by {}", if line.is_empty() { "" } else { ", " }, one_line(by));
@@ -317,7 +317,7 @@ fn owner(e: &Listed) -> String {
     line
 }
 
-fn ids(e: &Listed) -> String {
+pub(super) fn ids(e: &Listed) -> String {
     let mut parts = Vec::new();
     if let Some(number) = &e.tracking_number {
         let carrier = e.carrier_code.as_deref().map_or_else(String::new, |c| format!(" ({})", one_line(c)));
@@ -329,7 +329,7 @@ fn ids(e: &Listed) -> String {
     parts.join(", ")
 }
 
-fn last(e: &Listed) -> String {
+pub(super) fn last(e: &Listed) -> String {
     let Some(last) = &e.last else { return String::new() };
     let mut line = one_line(&last.milestone);
     if let Some(facility) = &last.facility {

@@ -1,16 +1,20 @@
-//! Messages out (DESIGN §7): e-mail and signed webhooks, how their answers are classed, when they are tried again.
+//! Messages out (DESIGN §7): e-mail, signed webhooks, Slack, PagerDuty, Alertmanager, commands; how their answers are classed, when they are tried again.
 //!
 //! A [`Message`] is a row of the outbox: decided, rendered and committed before anything here sees it. A [`Notifier`] tries
 //! it once and says what came of it; it never retries, never panics on an answer and holds a time limit of its own. When to
 //! try again is [`backoff`]'s, the loop is `runtime::dispatcher`'s. Every try of a message carries the same id and the same
 //! bytes, so that a second delivery is recognised by the other side.
 
+pub mod alertmanager;
 pub mod backoff;
 pub mod body;
+pub mod command;
 pub mod egress;
 pub mod email;
 pub mod link;
 mod mail;
+pub mod pagerduty;
+pub mod slack;
 pub mod webhook;
 
 use futures_util::future::BoxFuture;
@@ -22,7 +26,7 @@ pub struct Message {
     pub id: String,
     /// The receiver's id.
     pub receiver: String,
-    /// `email` or `webhook`.
+    /// `email`, `webhook`, `slack` and so on: [`crate::rules::policies::ReceiverKind::integration`].
     pub integration: String,
     /// An address; "" where the receiver has one only.
     pub recipient: String,
@@ -40,6 +44,9 @@ pub struct Message {
     pub created_ms: i64,
     /// When it is due, milliseconds since 1970.
     pub due_ms: i64,
+    /// Exceptions of its thread that this recipient was told of and that stand, at the moment it was taken to be tried. Only
+    /// those who keep one incident for them ask; else 0.
+    pub standing: i64,
 }
 
 /// How a failure is treated (`reference/alerting.md` §4.2). The names are label values.
@@ -130,6 +137,33 @@ pub trait Notifier: Send + Sync {
 
     /// The longest that a try takes, in real time.
     fn limit(&self) -> std::time::Duration;
+
+    /// Whether it forgets what it was told unless it is told again: then [`Notifier::restate`] is called every minute.
+    fn forgets(&self) -> bool {
+        false
+    }
+
+    /// States anew to a recipient what stands, a list of bodies of one exception each (DESIGN §11) at a time.
+    ///
+    /// # Errors
+    /// The first failure; what did not get through is stated with the next round.
+    fn restate<'a>(
+        &'a self,
+        _recipient: &'a str,
+        _standing: &'a [Stated],
+        _now_ms: i64,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+/// An exception that stands, as its receiver was told of it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Stated {
+    /// Values of its group.
+    pub group: serde_json::Map<String, serde_json::Value>,
+    /// Its fields in a body (DESIGN §11).
+    pub listed: serde_json::Value,
 }
 
 /// Makes a foreign text fit for a log line: control characters become spaces, at most 300 characters.

@@ -104,57 +104,46 @@ impl WebhookClient {
     }
 }
 
-/// One webhook receiver.
-pub struct Webhook {
+/// A URL behind the guard: what is posted there is judged the same way for every integration.
+pub(super) struct Target {
     client: WebhookClient,
     url: Url,
-    keys: Vec<SigningKey>,
 }
 
-impl Webhook {
-    /// A receiver at `url`, signed with `secret` where there is one: `whsec_…`, or several of them separated by blanks while
-    /// the other side changes from one to the next.
-    ///
-    /// # Errors
-    /// [`WebhookError`]; its text holds neither the URL's query nor the secret.
-    pub fn new(client: &WebhookClient, url: &str, secret: Option<&str>) -> Result<Webhook, WebhookError> {
+impl Target {
+    pub(super) fn new(client: &WebhookClient, url: &str) -> Result<Target, WebhookError> {
         let url = egress::check_url(url.trim(), &client.allow)?;
-        let keys = match secret {
-            Some(secret) => SigningKey::parse_all(secret)?,
-            None => Vec::new(),
-        };
-        Ok(Webhook { client: client.clone(), url, keys })
+        Ok(Target { client: client.clone(), url })
     }
 
-    async fn post(&self, message: &Message, now_ms: i64) -> Delivery {
-        let url = match egress::check_url(self.url.as_str(), &self.client.allow) {
-            Ok(url) => url,
-            Err(refused) => return Delivery::Failed(refused_failure(&refused)),
-        };
-        let timestamp = now_ms.div_euclid(SECOND).to_string();
-        let mut request = self
-            .client
-            .client
-            .post(url)
-            .header(CONTENT_TYPE, "application/json")
-            .header("webhook-id", &message.id)
-            .header("webhook-timestamp", &timestamp)
-            .body(message.body.clone());
-        if !self.keys.is_empty() {
-            let signatures: Vec<String> =
-                self.keys.iter().map(|k| k.sign(&message.id, &timestamp, message.body.as_bytes())).collect();
-            request = request.header("webhook-signature", signatures.join(" "));
+    /// The limit of a call.
+    pub(super) const fn limit(&self) -> Duration {
+        self.client.total
+    }
+
+    /// Posts JSON once.
+    pub(super) async fn post(
+        &self,
+        headers: &[(&'static str, &str)],
+        body: String,
+        now_ms: i64,
+    ) -> Result<(), Failure> {
+        let url =
+            egress::check_url(self.url.as_str(), &self.client.allow).map_err(|r| refused_failure(&r))?;
+        let mut request = self.client.client.post(url).header(CONTENT_TYPE, "application/json").body(body);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
         }
         match request.send().await {
             Ok(answer) => self.judge(answer, now_ms).await,
-            Err(error) => Delivery::Failed(self.broken(error)),
+            Err(error) => Err(self.broken(error)),
         }
     }
 
-    async fn judge(&self, mut answer: Response, now_ms: i64) -> Delivery {
+    async fn judge(&self, mut answer: Response, now_ms: i64) -> Result<(), Failure> {
         let status = answer.status();
         if status.is_success() {
-            return Delivery::Delivered;
+            return Ok(());
         }
         let retry_after_ms = answer
             .headers()
@@ -162,7 +151,7 @@ impl Webhook {
             .and_then(|v| v.to_str().ok())
             .and_then(|v| retry_after(v, now_ms));
         let said = self.excerpt(&read_some(&mut answer).await);
-        Delivery::Failed(classify(status, retry_after_ms, &egress::origin(&self.url), &said))
+        Err(classify(status, retry_after_ms, &egress::origin(&self.url), &said))
     }
 
     /// The start of an answer's body, or nothing where it repeats something of ours that is not for a log.
@@ -197,13 +186,49 @@ impl Webhook {
     }
 }
 
+/// One webhook receiver.
+pub struct Webhook {
+    target: Target,
+    keys: Vec<SigningKey>,
+}
+
+impl Webhook {
+    /// A receiver at `url`, signed with `secret` where there is one: `whsec_…`, or several of them separated by blanks while
+    /// the other side changes from one to the next.
+    ///
+    /// # Errors
+    /// [`WebhookError`]; its text holds neither the URL's query nor the secret.
+    pub fn new(client: &WebhookClient, url: &str, secret: Option<&str>) -> Result<Webhook, WebhookError> {
+        let target = Target::new(client, url)?;
+        let keys = match secret {
+            Some(secret) => SigningKey::parse_all(secret)?,
+            None => Vec::new(),
+        };
+        Ok(Webhook { target, keys })
+    }
+
+    async fn post(&self, message: &Message, now_ms: i64) -> Delivery {
+        let timestamp = now_ms.div_euclid(SECOND).to_string();
+        let mut headers = vec![("webhook-id", message.id.as_str()), ("webhook-timestamp", &timestamp)];
+        let sign = |k: &SigningKey| k.sign(&message.id, &timestamp, message.body.as_bytes());
+        let signatures = self.keys.iter().map(sign).collect::<Vec<_>>().join(" ");
+        if !signatures.is_empty() {
+            headers.push(("webhook-signature", &signatures));
+        }
+        match self.target.post(&headers, message.body.clone(), now_ms).await {
+            Ok(()) => Delivery::Delivered,
+            Err(failure) => Delivery::Failed(failure),
+        }
+    }
+}
+
 impl Notifier for Webhook {
     fn deliver<'a>(&'a self, message: &'a Message, now_ms: i64) -> BoxFuture<'a, Delivery> {
         self.post(message, now_ms).boxed()
     }
 
     fn limit(&self) -> Duration {
-        self.client.total
+        self.target.limit()
     }
 }
 

@@ -235,6 +235,12 @@ pub fn policies(p: &Policies) -> String {
             ReceiverKind::Webhook { url, secret: key } => {
                 format!("webhook {} {}", secret(url), key.as_ref().map_or(String::new(), secret))
             }
+            ReceiverKind::Slack { url } => format!("slack {}", secret(url)),
+            ReceiverKind::PagerDuty { routing_key, url } => {
+                format!("pagerduty {} {}", secret(routing_key), quote(url.as_deref().unwrap_or_default()))
+            }
+            ReceiverKind::Alertmanager { urls } => format!("alertmanager {}", texts(urls)),
+            ReceiverKind::Command { argv, timeout } => format!("command {} {timeout}", texts(argv)),
         };
         let _ = writeln!(out, "receiver {} {how}", r.id);
     }

@@ -31,8 +31,6 @@ pub enum Form {
     MapOf(&'static Form),
     /// A mapping with keys of its own.
     Object(&'static Object),
-    /// Known, and refused in this version.
-    Later,
 }
 
 /// What a value is. The schema has a definition for each.
@@ -72,6 +70,7 @@ pub enum Def {
     Clock,
     Address,
     Url,
+    HttpUrl,
     Secret,
     Number,
     Rule,

@@ -84,7 +84,7 @@ pub struct Receiver {
     pub kind: ReceiverKind,
 }
 
-/// How a receiver is reached. Slack, PagerDuty, Alertmanager and commands come later and have their place here.
+/// How a receiver is reached.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ReceiverKind {
     /// One message a recipient.
@@ -99,6 +99,30 @@ pub enum ReceiverKind {
         /// Signing key, `whsec_…`; unsigned where absent.
         secret: Option<SecretText>,
     },
+    /// An incoming webhook of Slack.
+    Slack {
+        /// The URL, which is the secret.
+        url: SecretText,
+    },
+    /// Events v2: one incident a group.
+    PagerDuty {
+        /// The integration's key.
+        routing_key: SecretText,
+        /// Where events go; `None`: PagerDuty's own address.
+        url: Option<String>,
+    },
+    /// Alertmanager's API v2: one alert an exception, at each of these.
+    Alertmanager {
+        /// Base URLs; every one is told.
+        urls: Vec<String>,
+    },
+    /// A program of the user's.
+    Command {
+        /// The program and its arguments.
+        argv: Vec<String>,
+        /// How long it may take, milliseconds.
+        timeout: i64,
+    },
 }
 
 impl ReceiverKind {
@@ -108,7 +132,27 @@ impl ReceiverKind {
         match self {
             ReceiverKind::Email { .. } => "email",
             ReceiverKind::Webhook { .. } => "webhook",
+            ReceiverKind::Slack { .. } => "slack",
+            ReceiverKind::PagerDuty { .. } => "pagerduty",
+            ReceiverKind::Alertmanager { .. } => "alertmanager",
+            ReceiverKind::Command { .. } => "command",
         }
+    }
+
+    /// Who is told, each by a message of their own: addresses, Alertmanagers; "" where there is one only.
+    #[must_use]
+    pub fn recipients(&self) -> Vec<String> {
+        match self {
+            ReceiverKind::Email { to } => to.clone(),
+            ReceiverKind::Alertmanager { urls } => urls.clone(),
+            _ => vec![String::new()],
+        }
+    }
+
+    /// Whether it keeps one incident or alert for what stands, and so is told all of it and never a digest.
+    #[must_use]
+    pub const fn keeps_what_stands(&self) -> bool {
+        matches!(self, ReceiverKind::PagerDuty { .. } | ReceiverKind::Alertmanager { .. })
     }
 }
 

@@ -63,7 +63,7 @@ pub fn policy_file(
     file.inhibit = inhibit(r, names, &fields);
     file.mute = mute(r, names, &fields);
     file.auditor = fields.get("auditor").and_then(|n| auditor(r, n, &receivers)).unwrap_or_default();
-    file.rates = fields.get("rates").map(|n| rates(r, n, &receivers)).unwrap_or_default();
+    file.rates = fields.get("rates").map(|n| rates(r, n, &receivers, &file)).unwrap_or_default();
     Some(file)
 }
 
@@ -441,13 +441,23 @@ fn mute(r: &mut Reader, names: &Names, fields: &Fields<'_>) -> Vec<Mute> {
 }
 
 /// `rates: {ops_mail: {messages: 20, per: 10m}}`.
-fn rates(r: &mut Reader, node: &Node, receivers: &BTreeMap<&str, Place>) -> BTreeMap<String, Rate> {
+fn rates(
+    r: &mut Reader,
+    node: &Node,
+    receivers: &BTreeMap<&str, Place>,
+    file: &Policies,
+) -> BTreeMap<String, Rate> {
     let mut all = BTreeMap::new();
     for (key, value) in r.map(node, "`rates`").unwrap_or_default() {
         let Some(name) = key.text() else { continue };
         if !receivers.contains_key(name) {
             let ids = receivers.keys().copied();
             r.unknown(code::UNDEFINED, &key.at, format!("no receiver is named `{}`", cut(name)), name, ids);
+            continue;
+        }
+        if file.receiver(name).is_some_and(|known| known.kind.keeps_what_stands()) {
+            let help = "remove it: such a receiver keeps one incident or alert for what stands, and a digest would leave it wrong";
+            r.error(code::CONTRADICTION, &key.at, format!("`{}` has no rate", cut(name)), help);
             continue;
         }
         let Some(f) = r.fields(value, "a rate", &names_of(&policy_keys::RATE)) else { continue };

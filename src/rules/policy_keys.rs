@@ -1,6 +1,6 @@
 //! Every key of policies.yaml, as [`super::keys`] has those of rules.
 
-use super::keys::Form::{self, Is, Later, List, MapOf, OneOrAny, OneOrMany};
+use super::keys::Form::{self, Is, List, MapOf, OneOrAny, OneOrMany};
 use super::keys::{Def, Key, Object, key};
 
 /// The file.
@@ -41,10 +41,30 @@ pub const RECEIVER: [Key; 7] = [
         "By a POST in the form of Standard Webhooks",
         r#"{"url": "https://erp.example.org/hooks/parcels", "secret": {"file": "/run/secrets/erp"}}"#,
     ),
-    key("slack", Later, "Slack", ""),
-    key("pagerduty", Later, "PagerDuty", ""),
-    key("alertmanager", Later, "Alertmanager", ""),
-    key("command", Later, "A command", ""),
+    key(
+        "slack",
+        Form::Object(&SLACK),
+        "By an incoming webhook of Slack",
+        r#"{"url": {"file": "/run/secrets/slack"}}"#,
+    ),
+    key(
+        "pagerduty",
+        Form::Object(&PAGERDUTY),
+        "By Events v2: one incident a group",
+        r#"{"routing_key": {"file": "/run/secrets/pagerduty"}}"#,
+    ),
+    key(
+        "alertmanager",
+        Form::Object(&ALERTMANAGER),
+        "By Alertmanager's API v2: one alert an exception",
+        r#"{"url": ["http://alertmanager-1:9093", "http://alertmanager-2:9093"]}"#,
+    ),
+    key(
+        "command",
+        Form::Object(&COMMAND),
+        "By a program, which reads the message on its standard input",
+        r#"{"argv": ["/usr/local/bin/page", "--team", "ops"], "timeout": "30s"}"#,
+    ),
 ];
 
 const EMAIL_KEYS: [Key; 1] = [key("to", OneOrMany(Def::Address), "Addresses", r#"["ops@example.org"]"#)];
@@ -54,6 +74,42 @@ const WEBHOOK_KEYS: [Key; 2] = [
     key("secret", Is(Def::Secret), "The signing key, whsec_…: where it is kept", r#"{"env": "ERP_KEY"}"#),
 ];
 const WEBHOOK: Object = Object { keys: &WEBHOOK_KEYS, required: &["url"], about: "A webhook" };
+const SLACK_KEYS: [Key; 1] =
+    [key("url", Is(Def::Secret), "The incoming webhook: where it is kept", r#"{"env": "SLACK_URL"}"#)];
+/// `slack`.
+pub const SLACK: Object = Object { keys: &SLACK_KEYS, required: &["url"], about: "A channel of Slack" };
+const PAGERDUTY_KEYS: [Key; 2] = [
+    key("routing_key", Is(Def::Secret), "The integration's key: where it is kept", r#"{"env": "PD_KEY"}"#),
+    key(
+        "url",
+        Is(Def::HttpUrl),
+        "Where events go; absent: https://events.pagerduty.com/v2/enqueue",
+        r#""https://events.eu.pagerduty.com/v2/enqueue""#,
+    ),
+];
+/// `pagerduty`.
+pub const PAGERDUTY: Object =
+    Object { keys: &PAGERDUTY_KEYS, required: &["routing_key"], about: "A service of PagerDuty" };
+const ALERTMANAGER_KEYS: [Key; 1] = [key(
+    "url",
+    OneOrMany(Def::HttpUrl),
+    "Base URLs; each of them is told, so name all of a cluster",
+    r#""http://alertmanager:9093""#,
+)];
+/// `alertmanager`.
+pub const ALERTMANAGER: Object =
+    Object { keys: &ALERTMANAGER_KEYS, required: &["url"], about: "One or several Alertmanagers" };
+const COMMAND_KEYS: [Key; 2] = [
+    key(
+        "argv",
+        OneOrMany(Def::Text),
+        "The program, which the configuration allows, and its arguments; no shell",
+        r#"["/usr/local/bin/page", "--team", "ops"]"#,
+    ),
+    key("timeout", Is(Def::Elapsed), "How long it may take; absent: 30s", r#""30s""#),
+];
+/// `command`.
+pub const COMMAND: Object = Object { keys: &COMMAND_KEYS, required: &["argv"], about: "A program" };
 /// `email` and `webhook`, for their readers.
 pub const EMAIL_NAMES: [&str; 1] = super::keys::names(&EMAIL_KEYS);
 /// See [`EMAIL_NAMES`].

@@ -6,27 +6,20 @@ use super::policies::{Receiver, ReceiverKind, SecretText};
 use super::policy_keys;
 use super::problem::code;
 use super::reader::Reader;
+use crate::model::{MINUTE, SECOND};
 use crate::yaml::{Kind, Node, cut};
 
 const KEYS: [&str; policy_keys::RECEIVER.len()] = super::keys::names(&policy_keys::RECEIVER);
-const LATER: [&str; 4] = ["slack", "pagerduty", "alertmanager", "command"];
+/// Kinds, as messages name them.
+const KINDS: &str = "`email`, `webhook`, `slack`, `pagerduty`, `alertmanager` or `command`";
 
 /// Reads a receiver.
 pub fn receiver(r: &mut Reader, node: &Node, id: &str) -> Option<Receiver> {
     let fields = r.fields(node, "a receiver", &KEYS)?;
     let kinds: Vec<_> = fields.iter().filter(|(key, _, _)| *key != "id").collect();
-    let mut good = true;
-    for (key, key_node, _) in &kinds {
-        if LATER.contains(key) {
-            let message = format!("this version delivers by email and webhook, not yet by {key}");
-            let help = "use a webhook, or an email; most services take one of the two";
-            r.error(code::NOT_IN_THIS_VERSION, &key_node.at, message, help);
-            good = false;
-        }
-    }
     let Some((key, _, value)) = kinds.first() else {
         let help = "say how it is reached, as in `email: {to: [ops@example.org]}`";
-        r.lacks(&node.at, "a receiver has neither `email` nor `webhook`".to_owned(), help);
+        r.lacks(&node.at, format!("a receiver has none of {KINDS}"), help);
         return None;
     };
     if let Some((_, second, _)) = kinds.get(1) {
@@ -37,9 +30,13 @@ pub fn receiver(r: &mut Reader, node: &Node, id: &str) -> Option<Receiver> {
     let kind = match *key {
         "email" => email(r, value),
         "webhook" => webhook(r, value),
+        "slack" => slack(r, value),
+        "pagerduty" => pagerduty(r, value),
+        "alertmanager" => alertmanager(r, value),
+        "command" => command(r, value),
         _ => None,
     };
-    if good { Some(Receiver { id: id.to_owned(), kind: kind? }) } else { None }
+    Some(Receiver { id: id.to_owned(), kind: kind? })
 }
 
 fn email(r: &mut Reader, node: &Node) -> Option<ReceiverKind> {
@@ -98,10 +95,81 @@ fn webhook(r: &mut Reader, node: &Node) -> Option<ReceiverKind> {
     Some(ReceiverKind::Webhook { url: url?, secret: secret? })
 }
 
+fn slack(r: &mut Reader, node: &Node) -> Option<ReceiverKind> {
+    let fields = r.object(node, "`slack`", &policy_keys::SLACK)?;
+    let Some(url) = fields.get("url") else {
+        let help = "an incoming webhook's URL is its password: write it into a file and name it, `url: {file: PATH}`";
+        r.missing(&node.at, "`slack`", "url", help);
+        return None;
+    };
+    Some(ReceiverKind::Slack { url: secret(r, url, "`url`")? })
+}
+
+fn pagerduty(r: &mut Reader, node: &Node) -> Option<ReceiverKind> {
+    let fields = r.object(node, "`pagerduty`", &policy_keys::PAGERDUTY)?;
+    let key = match fields.get("routing_key") {
+        Some(n) => secret(r, n, "`routing_key`"),
+        None => {
+            let help = "name where the integration's key is kept, as in `routing_key: {file: /run/secrets/pagerduty}`";
+            r.missing(&node.at, "`pagerduty`", "routing_key", help);
+            None
+        }
+    };
+    let url = super::rule::optional(&fields, "url", |n| plain_url(r, n));
+    Some(ReceiverKind::PagerDuty { routing_key: key?, url: url? })
+}
+
+fn alertmanager(r: &mut Reader, node: &Node) -> Option<ReceiverKind> {
+    let fields = r.object(node, "`alertmanager`", &policy_keys::ALERTMANAGER)?;
+    let Some(url) = fields.get("url") else {
+        r.missing(&node.at, "`alertmanager`", "url", "say where, as in `url: \"http://alertmanager:9093\"`");
+        return None;
+    };
+    let items = r.one_or_many(url, "`url`")?;
+    let urls: Vec<String> =
+        items.iter().filter_map(|n| plain_url(r, n)).map(|u| u.trim_end_matches('/').to_owned()).collect();
+    (urls.len() == items.len()).then_some(ReceiverKind::Alertmanager { urls })
+}
+
+fn command(r: &mut Reader, node: &Node) -> Option<ReceiverKind> {
+    let fields = r.object(node, "`command`", &policy_keys::COMMAND)?;
+    let Some(argv) = fields.get("argv") else {
+        let help = "name the program and its arguments, as in `argv: [/usr/local/bin/page, --team, ops]`";
+        r.missing(&node.at, "`command`", "argv", help);
+        return None;
+    };
+    let items = r.one_or_many(argv, "`argv`")?;
+    let texts: Vec<String> =
+        items.iter().filter_map(|n| r.text(n, "an entry of `argv`").map(str::to_owned)).collect();
+    let timeout = super::rule::optional(&fields, "timeout", |n| {
+        let ms = r.elapsed(n, "`timeout`")?;
+        if !(SECOND..=5 * MINUTE).contains(&ms) {
+            let help = "write 1s to 5m; a program that takes longer is to put its work aside and answer";
+            r.error(code::BAD_VALUE, &n.at, "`timeout` is out of bounds", help);
+            return None;
+        }
+        Some(ms)
+    });
+    if let (Some(program), Some(first)) = (texts.first(), items.first())
+        && !program.starts_with('/')
+    {
+        let help =
+            "write its whole path; no shell looks for it, and command.allow of the configuration names it so";
+        r.error(code::BAD_VALUE, &first.at, format!("`{}` is no absolute path", cut(program)), help);
+        return None;
+    }
+    let timeout = timeout?.unwrap_or(30 * SECOND);
+    (texts.len() == items.len()).then_some(ReceiverKind::Command { argv: texts, timeout })
+}
+
 fn url(r: &mut Reader, node: &Node) -> Option<SecretText> {
     if matches!(node.kind, Kind::Map(_)) {
         return secret(r, node, "`url`");
     }
+    plain_url(r, node).map(SecretText::Plain)
+}
+
+fn plain_url(r: &mut Reader, node: &Node) -> Option<String> {
     let text = r.text(node, "`url`")?;
     let parsed =
         url::Url::parse(text).ok().filter(|u| matches!(u.scheme(), "http" | "https") && u.has_host());
@@ -115,7 +183,7 @@ fn url(r: &mut Reader, node: &Node) -> Option<SecretText> {
         r.error(code::SECRET_IN_PLACE, &node.at, "this URL holds a password", help);
         return None;
     }
-    Some(SecretText::Plain(text.to_owned()))
+    Some(text.to_owned())
 }
 
 /// `{file: PATH}` or `{env: NAME}`.

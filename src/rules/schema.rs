@@ -112,7 +112,6 @@ impl Builder {
             }
             Form::MapOf(form) => json!({"type": "object", "additionalProperties": self.form(form)}),
             Form::Object(object) => self.inner(object),
-            Form::Later => json!({"not": {}, "$comment": "not in this version"}),
         }
     }
 
@@ -161,6 +160,7 @@ fn name(def: Def) -> &'static str {
         Def::Clock => "clock",
         Def::Address => "address",
         Def::Url => "url",
+        Def::HttpUrl => "http_url",
         Def::Secret => "secret",
         Def::Number => "number",
         Def::Rule => "rule",

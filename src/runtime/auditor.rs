@@ -14,7 +14,6 @@ use crate::cases::{Audit, Cases, CasesError, OutboxRow};
 use crate::metrics::Metrics;
 use crate::model::{MINUTE, Time};
 use crate::rules::Policies;
-use crate::rules::policies::ReceiverKind;
 
 /// How often it looks, in real time.
 const EVERY: Duration = Duration::from_secs(30);
@@ -130,11 +129,7 @@ impl Auditor {
         now: i64,
     ) -> Result<(), CasesError> {
         let Some(receiver) = policies.receiver(receiver) else { return Ok(()) };
-        let recipients = match &receiver.kind {
-            ReceiverKind::Email { to } => to.clone(),
-            _ => vec![String::new()],
-        };
-        for recipient in recipients {
+        for recipient in receiver.kind.recipients() {
             let id = hash(&[what.thread, &receiver.id, &recipient, &slot.to_string()]);
             let thread = hash(&[what.thread]);
             let body = json!({

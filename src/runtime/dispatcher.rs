@@ -19,11 +19,12 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::clock::WallClock;
+use super::restate::Restater;
 use crate::metrics::{Metrics, observe_ms};
 use crate::model::{HOUR, MINUTE, SECOND};
 use crate::notify::backoff::{Backoff, Next, jitter};
 use crate::notify::body::Body;
-use crate::notify::{Delivery, Failure, FailureClass, Message, Notifier, Scope};
+use crate::notify::{Delivery, Failure, FailureClass, Message, Notifier, Scope, Stated};
 
 /// Where messages come from and their outcomes go. `cases` keeps it; tests have one in memory.
 pub trait Outbox: Clone + Send + Sync + 'static {
@@ -47,6 +48,15 @@ pub trait Outbox: Clone + Send + Sync + 'static {
         now_ms: i64,
         outcome: Outcome,
     ) -> impl Future<Output = Result<(), OutboxError>> + Send;
+
+    /// Exceptions that stand and that (receiver, recipient) was told of, those after the number `after`, by number.
+    fn standing(
+        &self,
+        to: (&str, &str),
+        after: i64,
+        limit: u32,
+        now_ms: i64,
+    ) -> impl Future<Output = Result<Vec<(i64, Stated)>, OutboxError>> + Send;
 
     /// Woken (`notify_waiters`) when messages were written or came free.
     fn filled(&self) -> Arc<Notify>;
@@ -89,6 +99,8 @@ pub struct Route {
     pub integration: &'static str,
     /// What delivers.
     pub notifier: Arc<dyn Notifier>,
+    /// Its recipients, where it has to be told anew what stands; else none.
+    pub restated: Vec<String>,
 }
 
 /// Bounds and schedule.
@@ -138,6 +150,17 @@ impl Dispatcher {
         options: &Options,
     ) -> Dispatcher {
         let (stop, stopped) = watch::channel(false);
+        let again = routes.iter().filter(|r| !r.restated.is_empty()).map(|route| {
+            let restater = Restater {
+                outbox: outbox.clone(),
+                route: route.clone(),
+                clock: clock.clone(),
+                metrics: metrics.clone(),
+                stop: stopped.clone(),
+            };
+            tokio::spawn(restater.run())
+        });
+        let mut all: Vec<JoinHandle<()>> = again.collect();
         let workers = routes.into_iter().map(|route| {
             let worker = Worker {
                 outbox: outbox.clone(),
@@ -150,7 +173,8 @@ impl Dispatcher {
             };
             tokio::spawn(worker.run())
         });
-        Dispatcher { stop, workers: workers.collect() }
+        all.extend(workers);
+        Dispatcher { stop, workers: all }
     }
 
     /// Stops: nothing new is begun, what is in flight may end within `within`, in real time. What does not end is cut

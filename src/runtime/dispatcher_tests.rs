@@ -24,6 +24,7 @@ impl WallClock for HandClock {
 
 #[derive(Clone)]
 struct Memory {
+    standing: Arc<Mutex<Vec<(i64, Stated)>>>,
     rows: Arc<Mutex<BTreeMap<String, Stored>>>,
     news: Arc<Notify>,
     /// Woken at every outcome.
@@ -42,6 +43,7 @@ impl Memory {
     fn new(rows: impl IntoIterator<Item = Message>) -> Memory {
         let stored = |row: Message| (row.id.clone(), Stored { row, outcome: None, leased_until: 0 });
         Memory {
+            standing: Arc::default(),
             rows: Arc::new(Mutex::new(rows.into_iter().map(stored).collect())),
             news: Arc::new(Notify::new()),
             settled: Arc::new(Notify::new()),
@@ -132,6 +134,17 @@ impl Outbox for Memory {
         Ok(taken)
     }
 
+    async fn standing(
+        &self,
+        _to: (&str, &str),
+        after: i64,
+        limit: u32,
+        _now: i64,
+    ) -> Result<Vec<(i64, Stated)>, OutboxError> {
+        let all = self.standing.lock().unwrap();
+        Ok(all.iter().filter(|(n, _)| *n > after).take(limit as usize).cloned().collect())
+    }
+
     async fn next(&self, receiver: &str) -> Result<Option<i64>, OutboxError> {
         let rows = self.rows.lock().unwrap();
         let open = |s: &&Stored| !matches!(s.outcome, Some(Outcome::Delivered | Outcome::Dead { .. }));
@@ -220,6 +233,7 @@ fn row(id: &str, receiver: &str, thread: &str, created_ms: i64) -> Message {
         attempts: 0,
         created_ms,
         due_ms: created_ms,
+        standing: 0,
     }
 }
 
@@ -242,6 +256,7 @@ fn start(outbox: Memory, receivers: &[(&str, Arc<Receiver>)]) -> Bench {
         receiver: (*id).to_owned(),
         integration: "webhook",
         notifier: receiver.clone(),
+        restated: Vec::new(),
     };
     let routes = receivers.iter().map(route).collect();
     let options = Options { idle_max: Duration::from_millis(5), ..Options::default() };
@@ -457,7 +472,12 @@ async fn stopping_ends_what_is_in_flight_and_begins_nothing() {
     let receiver = Arc::new(Gated(tokio::sync::Semaphore::new(0), AtomicU64::new(0)));
     let clock: Arc<dyn WallClock> = Arc::new(HandClock::default());
     let metrics = Arc::new(Metrics::new().unwrap());
-    let route = Route { receiver: "erp".into(), integration: "webhook", notifier: receiver.clone() };
+    let route = Route {
+        receiver: "erp".into(),
+        integration: "webhook",
+        notifier: receiver.clone(),
+        restated: Vec::new(),
+    };
     let dispatcher = Dispatcher::start(&outbox, vec![route], &clock, &metrics, &Options::default());
     while receiver.1.load(Ordering::SeqCst) < 4 {
         tokio::task::yield_now().await;
@@ -496,7 +516,12 @@ async fn on_a_fast_clock_a_lease_still_outlasts_the_networks_limits() {
     let (_stop, stopped) = watch::channel(false);
     let worker = Worker {
         outbox: Memory::new([]),
-        route: Route { receiver: "erp".into(), integration: "webhook", notifier: Receiver::fine() },
+        route: Route {
+            receiver: "erp".into(),
+            integration: "webhook",
+            notifier: Receiver::fine(),
+            restated: Vec::new(),
+        },
         clock: Arc::new(Fast),
         metrics: Arc::new(Metrics::new().unwrap()),
         options: Options::default(),
@@ -505,4 +530,64 @@ async fn on_a_fast_clock_a_lease_still_outlasts_the_networks_limits() {
     };
     let lease = worker.lease();
     assert!(Fast.until(worker.lease_ms(lease)) >= lease);
+}
+
+/// One that forgets: it keeps what it is told anew.
+struct Forgetful(Mutex<Vec<(String, usize)>>, Notify);
+
+impl Notifier for Forgetful {
+    fn deliver<'a>(&'a self, _message: &'a Message, _now_ms: i64) -> BoxFuture<'a, Delivery> {
+        Box::pin(async { Delivery::Delivered })
+    }
+
+    fn limit(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    fn forgets(&self) -> bool {
+        true
+    }
+
+    fn restate<'a>(
+        &'a self,
+        recipient: &'a str,
+        standing: &'a [Stated],
+        _now_ms: i64,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        self.0.lock().unwrap().push((recipient.to_owned(), standing.len()));
+        self.1.notify_one();
+        let down = recipient == "down";
+        Box::pin(async move {
+            if down {
+                return Err(Failure::new(FailureClass::Transient, Scope::Receiver, "no connection"));
+            }
+            Ok(())
+        })
+    }
+}
+
+#[tokio::test]
+async fn what_stands_is_stated_anew_to_every_recipient_and_at_once() {
+    let outbox = Memory::new([]);
+    let stated = Stated { group: serde_json::Map::new(), listed: serde_json::Value::Null };
+    *outbox.standing.lock().unwrap() = (1..=250).map(|n| (n, stated.clone())).collect();
+    let receiver = Arc::new(Forgetful(Mutex::default(), Notify::new()));
+    let clock: Arc<dyn WallClock> = Arc::new(HandClock(AtomicI64::new(1_000), AtomicU64::new(0)));
+    let metrics = Arc::new(Metrics::new().unwrap());
+    metrics.set_receivers([("am", "alertmanager")]);
+    let restated = vec!["down".to_owned(), "up".to_owned()];
+    let route =
+        Route { receiver: "am".into(), integration: "alertmanager", notifier: receiver.clone(), restated };
+    let dispatcher = Dispatcher::start(&outbox, vec![route], &clock, &metrics, &Options::default());
+    let all = async {
+        while receiver.0.lock().unwrap().len() < 5 {
+            receiver.1.notified().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), all).await.expect("all slices");
+    let told = receiver.0.lock().unwrap().clone();
+    let told: Vec<(&str, usize)> = told.iter().map(|(to, n)| (to.as_str(), *n)).collect();
+    // One that is down hears the first slice only; the last, empty one is for what ended lately.
+    assert_eq!(told, [("down", 100), ("up", 100), ("up", 100), ("up", 50), ("up", 0)]);
+    dispatcher.stop(Duration::from_secs(1)).await;
 }

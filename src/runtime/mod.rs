@@ -18,6 +18,7 @@ pub mod ports;
 pub mod progress;
 pub mod receivers;
 pub mod reload;
+mod restate;
 pub mod restore;
 pub mod saver;
 pub mod status;

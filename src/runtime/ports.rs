@@ -16,7 +16,7 @@ use crate::http::ports::{
 };
 use crate::http::silences::Desk;
 use crate::model::Time;
-use crate::notify::Message;
+use crate::notify::{Message, Stated};
 
 impl Outbox for Cases {
     async fn due(
@@ -27,7 +27,22 @@ impl Outbox for Cases {
         lease: i64,
     ) -> Result<Vec<Message>, OutboxError> {
         let rows = self.outbox_due(receiver, now, limit, lease).await.map_err(outbox_error)?;
-        Ok(rows.into_iter().map(message).collect())
+        let mut messages: Vec<Message> = rows.into_iter().map(message).collect();
+        for m in messages.iter_mut().filter(|m| m.integration == "pagerduty") {
+            m.standing = self.told_standing(receiver, &m.recipient, &m.thread).await.map_err(outbox_error)?;
+        }
+        Ok(messages)
+    }
+
+    async fn standing(
+        &self,
+        to: (&str, &str),
+        after: i64,
+        limit: u32,
+        now_ms: i64,
+    ) -> Result<Vec<(i64, Stated)>, OutboxError> {
+        let told = self.told_of(to, after, limit, None, now_ms).await.map_err(outbox_error)?;
+        Ok(told.into_iter().map(|(number, group, listed)| (number, Stated { group, listed })).collect())
     }
 
     async fn next(&self, receiver: &str) -> Result<Option<i64>, OutboxError> {
@@ -67,6 +82,7 @@ fn message(row: cases::OutboxRow) -> Message {
         attempts: row.attempts,
         created_ms: row.created_ms,
         due_ms: row.due_ms,
+        standing: 0,
     }
 }
 

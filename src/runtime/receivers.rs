@@ -1,11 +1,16 @@
 //! From policies and configuration to what delivers: one route per receiver.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::dispatcher::Route;
 use crate::notify::Notifier;
+use crate::notify::alertmanager::Alertmanager;
+use crate::notify::command::Command;
 use crate::notify::email::{Email, EmailSettings};
-use crate::notify::webhook::{Webhook, WebhookClient, WebhookSettings};
+use crate::notify::pagerduty::PagerDuty;
+use crate::notify::slack::Slack;
+use crate::notify::webhook::{Webhook, WebhookClient, WebhookError, WebhookSettings};
 use crate::rules::Policies;
 use crate::rules::policies::{ReceiverKind, SecretText};
 
@@ -13,7 +18,8 @@ use crate::rules::policies::{ReceiverKind, SecretText};
 pub type ReadSecret<'a> = &'a dyn Fn(&SecretText) -> Result<String, String>;
 
 /// Makes the routes of all receivers, or says of each that cannot be reached why. To be called within a tokio runtime. Addresses
-/// of mail receivers are not looked at here: each is a row's recipient.
+/// of mail receivers are not looked at here: each is a row's recipient. `commands`: programs, or directories of programs, that
+/// may be run.
 ///
 /// # Errors
 /// Every problem at once, each with its receiver; none holds a secret.
@@ -21,6 +27,7 @@ pub fn routes(
     policies: &Policies,
     email: Option<EmailSettings>,
     webhook: WebhookSettings,
+    commands: &[PathBuf],
     read: ReadSecret<'_>,
 ) -> Result<Vec<Route>, Vec<String>> {
     let mut problems = Vec::new();
@@ -40,24 +47,47 @@ pub fn routes(
     };
     let mut routes = Vec::new();
     for receiver in &policies.receivers {
-        let notifier: Result<Arc<dyn Notifier>, String> = match &receiver.kind {
-            ReceiverKind::Email { .. } => match &sender {
-                Some(email) => Ok(email.clone()),
-                None => continue, // told above, once for all
-            },
-            ReceiverKind::Webhook { url, secret } => {
-                hook(&client, url, secret.as_ref(), read).map(|w| Arc::new(w) as Arc<dyn Notifier>)
-            }
+        let notifier: Result<Arc<dyn Notifier>, String> = match (&receiver.kind, &sender) {
+            (ReceiverKind::Email { .. }, Some(email)) => Ok(email.clone()),
+            (ReceiverKind::Email { .. }, None) => continue, // told above, once for all
+            (kind, _) => notifier(kind, &client, commands, read),
         };
         match notifier {
             Ok(notifier) => {
                 let integration = receiver.kind.integration();
-                routes.push(Route { receiver: receiver.id.clone(), integration, notifier });
+                let restated = if notifier.forgets() { receiver.kind.recipients() } else { Vec::new() };
+                routes.push(Route { receiver: receiver.id.clone(), integration, notifier, restated });
             }
             Err(problem) => problems.push(format!("receiver {}: {problem}", receiver.id)),
         }
     }
     if problems.is_empty() { Ok(routes) } else { Err(problems) }
+}
+
+/// What delivers to a receiver other than by mail.
+fn notifier(
+    kind: &ReceiverKind,
+    client: &WebhookClient,
+    commands: &[PathBuf],
+    read: ReadSecret<'_>,
+) -> Result<Arc<dyn Notifier>, String> {
+    let words = |e: WebhookError| e.to_string();
+    match kind {
+        ReceiverKind::Email { .. } => Err("a mail receiver has no route of its own".to_owned()),
+        ReceiverKind::Webhook { url, secret } => Ok(Arc::new(hook(client, url, secret.as_ref(), read)?)),
+        ReceiverKind::Slack { url } => {
+            let url = read(url).map_err(|e| format!("url: {e}"))?;
+            Ok(Arc::new(Slack::new(client, &url).map_err(words)?))
+        }
+        ReceiverKind::PagerDuty { routing_key, url } => {
+            let key = read(routing_key).map_err(|e| format!("routing_key: {e}"))?;
+            Ok(Arc::new(PagerDuty::new(client, url.as_deref(), &key).map_err(words)?))
+        }
+        ReceiverKind::Alertmanager { urls } => Ok(Arc::new(Alertmanager::new(client, urls).map_err(words)?)),
+        ReceiverKind::Command { argv, timeout } => {
+            Ok(Arc::new(Command::new(argv, *timeout, commands).map_err(|e| e.to_string())?))
+        }
+    }
 }
 
 fn hook(
@@ -100,7 +130,7 @@ mod tests {
             ("erp", webhook("https://erp.example.org/hook", None)),
         ]);
         let email = Some(EmailSettings::new("smtp://localhost", "watch@example.org"));
-        let routes = routes(&all, email, WebhookSettings::default(), &read).unwrap();
+        let routes = routes(&all, email, WebhookSettings::default(), &[], &read).unwrap();
         let shown: Vec<_> = routes.iter().map(|r| (r.receiver.as_str(), r.integration)).collect();
         assert_eq!(shown, [("ops_mail", "email"), ("erp", "webhook")]);
     }
@@ -113,7 +143,7 @@ mod tests {
             ("unread", webhook("https://a.example/", Some(SecretText::Env("X".into())))),
             ("unsigned", webhook("https://a.example/", Some(SecretText::Plain("hunter2".into())))),
         ]);
-        let problems = routes(&all, None, WebhookSettings::default(), &read).err().unwrap();
+        let problems = routes(&all, None, WebhookSettings::default(), &[], &read).err().unwrap();
         let text = problems.join("\n");
         for says in [
             "smtp.url",

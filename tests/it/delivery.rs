@@ -18,7 +18,7 @@ use parcelwatch::rules::ruleset::{
     Tolerance,
 };
 use parcelwatch::runtime::clock::{SystemClock, WallClock};
-use parcelwatch::runtime::dispatcher::{Dispatcher, Options};
+use parcelwatch::runtime::dispatcher::{Dispatcher, Options, Route};
 use parcelwatch::runtime::escalator::{Backlog, Escalator};
 use parcelwatch::runtime::{ports::Api, receivers};
 use serde_json::{Value, json};
@@ -103,13 +103,25 @@ fn hook(url: &str) -> ReceiverKind {
     }
 }
 
+/// How the receivers of these tests are reached: all of them on this machine.
+pub(super) fn routes(policies: &Policies, email: Option<EmailSettings>) -> Vec<Route> {
+    let here: Vec<ipnet::IpNet> = vec!["127.0.0.0/8".parse().unwrap()];
+    let webhook =
+        WebhookSettings { allow: here.into(), total: Duration::from_secs(2), ..WebhookSettings::default() };
+    let read = |secret: &SecretText| match secret {
+        SecretText::Plain(text) => Ok(text.clone()),
+        other => Err(format!("{other:?}")),
+    };
+    receivers::routes(policies, email, webhook, &[], &read).unwrap()
+}
+
 /// The parts between a shard and the world, running.
-struct Bench {
-    cases: Cases,
+pub(super) struct Bench {
+    pub(super) cases: Cases,
     rules: RuleSet,
-    policies: Arc<Policies>,
+    pub(super) policies: Arc<Policies>,
     server: Server,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
     stop: watch::Sender<bool>,
     dispatcher: Dispatcher,
     _policies: watch::Sender<Arc<Policies>>,
@@ -149,13 +161,23 @@ impl ports::Daemon for Idle {
 }
 
 impl Bench {
-    async fn start(receivers: Vec<(&str, ReceiverKind)>, email: Option<EmailSettings>) -> Bench {
+    pub(super) async fn start(receivers: Vec<(&str, ReceiverKind)>, email: Option<EmailSettings>) -> Bench {
+        Bench::start_grouped(&["rule", "parcel_id"], receivers, email).await
+    }
+
+    pub(super) async fn start_grouped(
+        group_by: &[&str],
+        receivers: Vec<(&str, ReceiverKind)>,
+        email: Option<EmailSettings>,
+    ) -> Bench {
         let dir = tempfile::tempdir().unwrap();
         let cases = Cases::open(&dir.path().join("cases.sqlite")).await.unwrap();
         let key = LinkKey::new(cases.link_key().await.unwrap());
         let clock: Arc<dyn WallClock> = Arc::new(SystemClock);
         let metrics = Arc::new(Metrics::new().unwrap());
-        let policies = Arc::new(policies(receivers));
+        let mut policies = policies(receivers);
+        policies.policies[0].group_by = group_by.iter().map(|n| (*n).to_owned()).collect();
+        let policies = Arc::new(policies);
         metrics.set_receivers(policies.receivers.iter().map(|r| (r.id.as_str(), r.kind.integration())));
         let now = clock.clone();
         let site = Site {
@@ -174,17 +196,7 @@ impl Bench {
             root_pem: Some(tls::certificate().pem.clone().into_bytes()),
             ..e
         });
-        let here: Vec<ipnet::IpNet> = vec!["127.0.0.0/8".parse().unwrap()];
-        let webhook = WebhookSettings {
-            allow: here.into(),
-            total: Duration::from_secs(2),
-            ..WebhookSettings::default()
-        };
-        let read = |secret: &SecretText| match secret {
-            SecretText::Plain(text) => Ok(text.clone()),
-            other => Err(format!("{other:?}")),
-        };
-        let routes = receivers::routes(&policies, email, webhook, &read).unwrap();
+        let routes = routes(&policies, email);
         // Quick where the product waits: what is tested is what happens, the schedule has its own tests.
         let backoff = Backoff { delays: vec![100], ..Backoff::default() };
         let options = Options { backoff, pause_ms: 100, ..Options::default() };
@@ -206,7 +218,11 @@ impl Bench {
         Bench { cases, rules, policies, server, metrics, stop, dispatcher, _policies: sender, _dir: dir }
     }
 
-    async fn commit(&self, kind: ChangeKind, parcel: &str, offset: i64) {
+    pub(super) async fn commit(&self, kind: ChangeKind, parcel: &str, offset: i64) {
+        self.commit_as(kind, Severity::High, parcel, offset).await;
+    }
+
+    pub(super) async fn commit_as(&self, kind: ChangeKind, severity: Severity, parcel: &str, offset: i64) {
         let now = SystemClock.now_ms();
         let evidence = json!({
             "facts": {"lane": "CN-ES", "tracking_number": "LX1CN"}, "occurrences": [], "holds": [],
@@ -221,7 +237,7 @@ impl Bench {
             offset,
             at: Time(now),
             stage: 1,
-            severity: Severity::High,
+            severity,
             anchor: Time(now - 90_000_000),
             due: Time(now - 3_600_000),
             incomplete: false,
@@ -249,7 +265,7 @@ impl Bench {
     }
 
     /// Waits until every message of the outbox has ended, and returns them, newest first.
-    fn settled(&self, n: usize) -> Vec<Value> {
+    pub(super) fn settled(&self, n: usize) -> Vec<Value> {
         poll("the outbox to settle", PATIENCE, || {
             let items = self.items("/api/v1/notifications?limit=1000");
             let open = items.iter().filter(|i| i["state"] == "pending").count();
@@ -263,7 +279,7 @@ impl Bench {
         assert!(text.lines().any(|l| l == line), "{line}\nis not in\n{text}");
     }
 
-    async fn end(self) {
+    pub(super) async fn end(self) {
         self.dispatcher.stop(Duration::from_secs(5)).await;
         let _ = self.stop.send(true);
         self.server.stop(Duration::from_secs(5)).await;

@@ -21,6 +21,7 @@ mod oracle;
 mod oracle_impl;
 mod parts;
 mod readme;
+mod receivers;
 mod rule_tests;
 mod rules;
 mod runtime;

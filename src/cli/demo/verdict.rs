@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::inbox::{Arrival, Notice};
 use crate::model::{Change, ChangeKind, Severity, Time};
-use crate::rules::policies::{Policy, ReceiverKind};
+use crate::rules::policies::Policy;
 use crate::rules::{Policies, RuleSet};
 
 /// A change as cases holds it and as a backtest finds it: exception's id, `opened` and so on, resolution or "", stage,
@@ -194,12 +194,8 @@ impl Exception<'_> {
             let named =
                 step.notify.iter().flat_map(|n| if n == "owner" { owner.iter().collect() } else { vec![n] });
             for receiver in named.filter_map(|id| policies.receiver(id)) {
-                let all = match &receiver.kind {
-                    ReceiverKind::Email { to } => to.clone(),
-                    _ => vec![String::new()],
-                };
                 let min = step.min_severity.unwrap_or(Severity::Info);
-                for to in all {
+                for to in receiver.kind.recipients() {
                     rungs.entry(to).or_insert(Rung { step: i + 1, after: step.after, min });
                 }
             }
@@ -305,6 +301,7 @@ mod tests {
     use super::*;
     use crate::cli::demo::files::tests as shipped;
     use crate::model::DAY;
+    use crate::rules::policies::ReceiverKind;
 
     /// What perfect receivers get of these changes: the webhook and the owner's desk, each change in a message of its own.
     fn told(rules: &RuleSet, policies: &Policies, changes: &[Change]) -> Vec<Arrival> {

@@ -182,6 +182,7 @@ fn to(recipient: &str) -> Message {
         attempts: 0,
         created_ms: 1_760_425_830_000,
         due_ms: 1_760_425_830_000,
+        standing: 0,
     }
 }
 

@@ -100,6 +100,7 @@ fn message() -> Message {
         attempts: 0,
         created_ms: NOW,
         due_ms: NOW,
+        standing: 0,
     }
 }
 

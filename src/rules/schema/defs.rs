@@ -112,6 +112,11 @@ pub(super) fn definition(b: &mut Builder, def: Def) -> Value {
             );
             json!({"anyOf": [plain, secret]})
         }
+        Def::HttpUrl => pattern(
+            "An http or https URL, without a password",
+            r"^https?://(?![^/]*:[^/]*@)[^\s/]+",
+            &["http://alertmanager:9093"],
+        ),
         Def::Secret => secret(b),
         Def::Rule => rule(b),
         Def::Override => overriding(b),
@@ -327,11 +332,8 @@ fn declared(b: &mut Builder) -> Value {
 
 fn receiver(b: &mut Builder) -> Value {
     let mut receiver = b.object(&policy_keys::RECEIVER, &["id"]);
-    let kinds: Vec<Value> = policy_keys::RECEIVER
-        .iter()
-        .filter(|k| k.name != "id" && !matches!(k.form, Form::Later))
-        .map(|k| required(k.name))
-        .collect();
+    let kinds: Vec<Value> =
+        policy_keys::RECEIVER.iter().filter(|k| k.name != "id").map(|k| required(k.name)).collect();
     receiver["oneOf"] = json!(kinds);
     receiver["properties"]["id"]["not"] = json!({"const": "owner"});
     receiver

@@ -1,12 +1,13 @@
 //! Real servers and scripted ones for the tests: each in a directory of its own, on a free port, dead with the test.
 //!
-//! - [`kafka`]: Apache Kafka; [`exim`]: a real mail server; [`prometheus`]: Prometheus, promtool and the checkers of `deploy/`
+//! - [`kafka`]: Apache Kafka; [`exim`]: a real mail server; [`alertmanager`]: Alertmanager; [`prometheus`]: Prometheus, promtool and the checkers of `deploy/`
 //! - [`smtp`], [`webhook`]: servers in this process that misbehave on demand and keep what they got
 //! - [`daemon`]: parcelwatch itself, run as its users run it
 //!
 //! Whatever waits has a deadline, and says what it waited for and what it saw when that passes.
 #![allow(dead_code)] // a toolbox: not every tool is in use at every time
 
+pub mod alertmanager;
 pub mod daemon;
 pub mod exim;
 pub mod http;
