@@ -7,7 +7,8 @@
 //!
 //! How a change travels: [`Cases::commit`] writes it and sets the exception's `next_ms`; the escalator
 //! ([`crate::runtime::escalator`]) takes what is due, decides with [`crate::escalation`], and writes ladder, who was
-//! told and the outbox in one transaction; delivery takes [`Cases::outbox_due`] and answers [`Cases::outbox_done`].
+//! told and the outbox in one transaction; delivery takes [`Cases::outbox_due`], which withdraws what is no longer to be said, and
+//! answers [`Cases::outbox_done`].
 
 mod audit;
 mod causes;
@@ -15,6 +16,7 @@ mod commit;
 mod digests;
 mod error;
 mod escalation;
+mod fence;
 mod fold;
 mod keep;
 mod loads;
@@ -226,7 +228,7 @@ pub enum Outcome {
 /// The outbox in figures.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OutboxStats {
-    /// Rows by state: `pending`, `delivered`, `dead`, `dry_run`.
+    /// Rows by state: `pending`, `delivered`, `withdrawn`, `dead`, `dry_run`.
     pub rows: BTreeMap<String, i64>,
     /// `created_ms` of the oldest pending one.
     pub oldest_pending_ms: Option<i64>,

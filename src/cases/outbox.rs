@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use sqlx::Row as _;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
+use super::fence;
 use super::row::small;
 use super::store::next_number;
 use super::{Cases, CasesError, OutboxRow, OutboxStats, Outcome};
@@ -12,9 +13,13 @@ use super::{Cases, CasesError, OutboxRow, OutboxStats, Outcome};
 const ROW: &str =
     "id, receiver, integration, recipient, kind, subject, body, thread, attempts, created_ms, due_ms";
 
+/// What becomes of a message.
+const STATES: [&str; 5] = ["pending", "delivered", "withdrawn", "dead", "dry_run"];
+
 impl Cases {
     /// Takes messages of a receiver that may be tried now and hides them for `lease_ms`. Of one thread to one recipient only
-    /// the oldest unfinished message is ever handed out, so they arrive in order.
+    /// the oldest unfinished message is ever handed out, so they arrive in order. What was never handed out and is no longer to be said
+    /// is withdrawn in place of that.
     ///
     /// # Errors
     /// Every [`CasesError`].
@@ -30,6 +35,15 @@ impl Cases {
             return Ok(Vec::new());
         }
         let mut tx = self.begin().await?;
+        let mut decided = BTreeMap::new();
+        let clear = fence::withdraw(&mut tx, receiver, (now_ms, limit), &mut decided)
+            .await
+            .map_err(|e| self.failed(e))?;
+        if !clear {
+            self.end(tx).await?;
+            self.suppress(&decided);
+            return Ok(Vec::new());
+        }
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
             "UPDATE outbox SET lease_ms = $1 WHERE id IN (SELECT id FROM outbox WHERE receiver = $2 AND state = 'pending' AND blocked = 0 \
              AND due_ms <= $3 AND lease_ms <= $3 ORDER BY due_ms, seq LIMIT $4) RETURNING {ROW}, seq"
@@ -42,6 +56,7 @@ impl Cases {
         .await
         .map_err(|e| self.failed(e))?;
         self.end(tx).await?;
+        self.suppress(&decided);
         let mut taken = rows
             .iter()
             .map(|r| Ok((r.try_get::<i64, _>(11)?, outbox_row(r)?)))
@@ -137,10 +152,8 @@ impl Cases {
             .fetch_all(&self.inner.reader)
             .await
             .map_err(|e| self.failed(e))?;
-        let mut stats = OutboxStats {
-            rows: ["pending", "delivered", "dead", "dry_run"].map(|s| (s.to_owned(), 0)).into(),
-            oldest_pending_ms: None,
-        };
+        let mut stats =
+            OutboxStats { rows: STATES.map(|s| (s.to_owned(), 0)).into(), oldest_pending_ms: None };
         for r in &rows {
             let (state, count, oldest) = figures(r).map_err(|e| self.failed(e))?;
             if state == "pending" {
@@ -151,7 +164,7 @@ impl Cases {
         Ok(stats)
     }
 
-    /// Messages by (receiver, state), for metrics.
+    /// Messages by (receiver, state), for metrics: of a receiver that has any, every state is there, at 0 too.
     ///
     /// # Errors
     /// Every [`CasesError`].
@@ -160,10 +173,16 @@ impl Cases {
             .fetch_all(&self.inner.reader)
             .await
             .map_err(|e| self.failed(e))?;
-        rows.iter()
+        let counted = rows
+            .iter()
             .map(|r| Ok(((r.try_get(0)?, r.try_get(1)?), r.try_get(2)?)))
-            .collect::<sqlx::Result<_>>()
-            .map_err(|e| self.failed(e))
+            .collect::<sqlx::Result<Vec<((String, String), i64)>>>()
+            .map_err(|e| self.failed(e))?;
+        let receivers = counted.iter().map(|((receiver, _), _)| receiver);
+        let mut all: BTreeMap<_, _> =
+            receivers.flat_map(|r| STATES.map(|s| ((r.clone(), s.to_owned()), 0))).collect();
+        all.extend(counted);
+        Ok(all)
     }
 }
 
@@ -171,7 +190,8 @@ fn figures(r: &SqliteRow) -> sqlx::Result<(String, i64, Option<i64>)> {
     Ok((r.try_get(0)?, r.try_get(1)?, r.try_get(2)?))
 }
 
-/// Writes messages in a state; behind an unfinished one of the same thread and recipient they wait.
+/// Writes messages in a state; behind an unfinished one of the same thread and recipient they wait. One that was withdrawn and is
+/// decided again takes its old row: nobody has seen its id.
 pub(super) async fn put(
     tx: &mut SqliteConnection,
     rows: &[OutboxRow],
@@ -183,7 +203,10 @@ pub(super) async fn put(
             "INSERT INTO outbox (id, seq, receiver, integration, recipient, kind, subject, thread, state, attempts, created_ms, due_ms, \
              lease_ms, reason, detail, body, blocked) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 0, '', '', $13, \
              (SELECT COUNT(*) FROM (SELECT 1 FROM outbox WHERE receiver = $3 AND recipient = $5 AND thread = $8 AND state = 'pending' LIMIT 1) AS o) \
-             WHERE NOT EXISTS (SELECT 1 FROM outbox WHERE id = $1)",
+             WHERE NOT EXISTS (SELECT 1 FROM outbox WHERE id = $1 AND state <> 'withdrawn') \
+             ON CONFLICT (id) DO UPDATE SET seq = excluded.seq, integration = excluded.integration, kind = excluded.kind, subject = excluded.subject, thread = excluded.thread, \
+             state = excluded.state, attempts = excluded.attempts, created_ms = excluded.created_ms, due_ms = excluded.due_ms, \
+             lease_ms = 0, done_ms = NULL, reason = '', detail = '', body = excluded.body, blocked = excluded.blocked",
         )
         .bind(row.id.clone())
         .bind(seq)
@@ -206,7 +229,7 @@ pub(super) async fn put(
 }
 
 /// Lets the oldest unfinished message of a thread to a recipient go.
-async fn free_next(
+pub(super) async fn free_next(
     tx: &mut SqliteConnection,
     receiver: String,
     recipient: String,

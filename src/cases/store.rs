@@ -157,7 +157,8 @@ impl Cases {
         }
         *lock(&self.inner.open) = open;
         let mut tx = self.begin().await?;
-        sqlx::query("UPDATE outbox SET lease_ms = 0 WHERE state = 'pending' AND lease_ms > 0")
+        // Not 0: what was handed out may have arrived, and is never withdrawn.
+        sqlx::query("UPDATE outbox SET lease_ms = 1 WHERE state = 'pending' AND lease_ms > 1")
             .execute(&mut *tx)
             .await
             .map_err(|e| self.failed(e))?;

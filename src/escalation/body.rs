@@ -1,5 +1,7 @@
 //! The JSON of DESIGN §11: webhook bodies, and exceptions as the API lists them.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 
 use super::{Case, Counts, Evidence, Group, Reason, State, Word};
@@ -51,6 +53,20 @@ pub fn whole(envelope: &Envelope<'_>, group: &Group, exceptions: Vec<Value>) -> 
         },
     })
     .to_string()
+}
+
+/// A whole body without some of the ends it tells.
+#[must_use]
+pub fn without_ends(text: &str, exceptions: &BTreeSet<String>) -> String {
+    let Ok(mut body) = serde_json::from_str::<Value>(text) else { return text.to_owned() };
+    let data = &mut body["data"];
+    let Some(listed) = data["exceptions"].as_array_mut() else { return text.to_owned() };
+    let before = listed.len();
+    listed.retain(|e| !e["exception_id"].as_str().is_some_and(|id| exceptions.contains(id)));
+    let fewer = i64::try_from(before - listed.len()).unwrap_or(0);
+    let counted = data["counts"]["resolved"].as_i64().unwrap_or(0);
+    data["counts"]["resolved"] = Value::from((counted - fewer).max(0));
+    body.to_string()
 }
 
 /// One exception in a body. `at` is that of the change that is told.

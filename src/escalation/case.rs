@@ -59,6 +59,12 @@ impl Word {
             Word::Resolved => "resolved",
         }
     }
+
+    /// The word of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Word> {
+        [Word::Opened, Word::Raised, Word::Reminder, Word::Resolved].into_iter().find(|w| w.name() == name)
+    }
 }
 
 /// Why a message is sent, the weightiest first: a message with several says the first.

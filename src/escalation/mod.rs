@@ -13,6 +13,7 @@ pub mod audit;
 pub mod body;
 mod case;
 pub mod digest;
+mod fence;
 mod flush;
 mod group;
 pub mod ladder;
@@ -25,6 +26,7 @@ use crate::rules::policies::{Policies, Policy};
 
 pub use case::{Ack, Body, Case, Evidence, Group, Ladder, NEVER, News, Reason, State, Told, Word};
 pub use digest::{Bucket, Budget, Cause, Digest, Gathered};
+pub use fence::{After, Saying, Withdrawn, fence};
 pub use flush::{
     Counts, Flushed, MAX_LISTED, Member, Message, Notice, Sender, digest_message, flush, flush_unless,
 };

@@ -287,7 +287,8 @@ impl World {
         let mut all = Vec::new();
         loop {
             let rows = self.cases.outbox_due(receiver, self.now(), 100, MINUTE).await.expect("rows");
-            if rows.is_empty() {
+            let next = self.cases.outbox_next(receiver).await.expect("a time");
+            if rows.is_empty() && next.is_none_or(|next| next > self.now()) {
                 return all;
             }
             for row in rows {

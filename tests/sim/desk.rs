@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parcelwatch::escalation::{
-    Ack, Body, Budget, Case, Counts, Evidence, Flushed, Group, Ladder, Member, Message, NEVER, News, Notice,
-    Opening, Sender, Silence, State, Told, Unsent, Why, Word, digest_message, group_of, policy_of,
+    Ack, After, Body, Budget, Case, Counts, Evidence, Flushed, Group, Ladder, Member, Message, NEVER, News,
+    Notice, Opening, Reason, Saying, Sender, Silence, State, Told, Unsent, Why, Word, digest_message, fence,
+    group_of, policy_of,
 };
 use parcelwatch::model::{Change, ChangeKind, Resolution, Severity, Time};
 use parcelwatch::rules::Policies;
@@ -17,7 +18,17 @@ pub struct Row {
     pub decided_ms: i64,
     pub delivered: bool,
     pub dead: bool,
+    /// It was handed out: it may have arrived.
+    pub out: bool,
+    pub withdrawn: bool,
     pub due_ms: i64,
+}
+
+impl Row {
+    /// Nothing more becomes of it.
+    pub fn done(&self) -> bool {
+        self.delivered || self.dead || self.withdrawn
+    }
 }
 
 /// Everything durable.
@@ -36,8 +47,10 @@ pub struct Desk {
     /// Entries that became part of a digest, and those of the digests that were sent.
     pub gathered: u64,
     pub digested: u64,
-    /// What was ever said, in the order of decisions: to whom, when.
-    pub said: Vec<(Told, Notice, i64)>,
+    /// What was ever said and not withdrawn, in the order of decisions: to whom, when, in which message.
+    pub said: Vec<(Told, Notice, i64, String)>,
+    /// What a digest that is being gathered says last of each exception.
+    latest: BTreeMap<String, BTreeMap<i64, Notice>>,
     seq: i64,
 }
 
@@ -191,17 +204,30 @@ impl Desk {
     pub fn write_flush(&mut self, flushed: Flushed, now: i64) {
         for message in flushed.messages {
             assert!(message.notices.len() <= 100, "a message lists {}", message.notices.len());
-            let known = self.outbox.iter().any(|r| r.message.id == message.id);
+            let known = self.outbox.iter().any(|r| r.message.id == message.id && !r.withdrawn);
             assert!(!known, "two decisions have one id: {message:?}");
             for n in &message.notices {
-                self.said.push((message.to.clone(), n.clone(), now));
+                self.said.push((message.to.clone(), n.clone(), now, message.id.clone()));
             }
-            self.outbox.push(Row { message, decided_ms: now, delivered: false, dead: false, due_ms: now });
+            self.outbox.push(Row {
+                message,
+                decided_ms: now,
+                delivered: false,
+                dead: false,
+                out: false,
+                withdrawn: false,
+                due_ms: now,
+            });
         }
         self.budget.buckets.extend(flushed.buckets);
         for g in flushed.gathered {
             for n in &g.notices {
-                self.said.push((g.to.clone(), n.clone(), now));
+                // Of what ended and stands again a digest lists only that it stands.
+                let (id, anew) = (&g.digest.id, n.word != Word::Resolved);
+                let ended = |o: &Notice| anew && (o.exception, o.word) == (n.exception, Word::Resolved);
+                self.said.retain(|(_, o, _, message)| message != id || !ended(o));
+                self.said.push((g.to.clone(), n.clone(), now, id.clone()));
+                self.latest.entry(g.digest.id.clone()).or_default().insert(n.exception, n.clone());
             }
             self.gathered += g.notices.len() as u64;
             self.budget.gathering.insert((g.to, g.cause), (g.digest, g.due_ms));
@@ -236,10 +262,100 @@ impl Desk {
             if sender.policies.receiver(&to.receiver).is_none() {
                 continue;
             }
-            let message = digest_message(sender, "email", &to, &cause, &digest, Vec::new(), now);
+            let notices = self.latest.remove(&digest.id).unwrap_or_default().into_values().collect();
+            let message = digest_message(sender, "email", &to, &cause, &digest, notices, now);
             let known = self.outbox.iter().any(|r| r.message.id == message.id);
             assert!(!known, "two digests have one id: {message:?}");
-            self.outbox.push(Row { message, decided_ms: now, delivered: false, dead: false, due_ms: now });
+            self.outbox.push(Row {
+                message,
+                decided_ms: now,
+                delivered: false,
+                dead: false,
+                out: false,
+                withdrawn: false,
+                due_ms: now,
+            });
+        }
+    }
+}
+
+impl Desk {
+    /// Asks of a message that is to be handed out for the first time whether it is still to be said.
+    pub fn fence(&mut self, at: usize, now: i64) {
+        let row = &self.outbox[at];
+        let sayings: Vec<Saying> = row.message.notices.iter().map(|n| self.saying(at, n)).collect();
+        let Some(withdrawn) = fence(&sayings, row.message.reason == Reason::Digest, now) else { return };
+        let (to, id) = (row.message.to.clone(), row.message.id.clone());
+        self.outbox[at].withdrawn = true;
+        self.said.retain(|(.., message)| *message != id);
+        self.unsent.extend(withdrawn.unsent);
+        // A digest, which has a thread of its own, overtook the opening and counted its end: an opening after that would be worse.
+        for s in sayings
+            .iter()
+            .filter(|s| s.after == After::EndSent && s.before.is_none_or(|w| w == Word::Resolved))
+        {
+            let overtook =
+                |r: &&Row| r.message.to == to && r.message.notices.iter().any(|n| n.exception == s.exception);
+            let end = self.outbox[at + 1..].iter().filter(|r| !r.withdrawn).find(overtook).expect("its end");
+            assert_eq!(end.message.reason, Reason::Digest);
+            self.said.retain(|(_, n, _, message)| n.exception != s.exception || *message != end.message.id);
+        }
+        for (number, step) in withdrawn.untold {
+            let case = self.cases.get_mut(&number).expect("it is there");
+            case.ladder.step = case.ladder.step.min(step);
+            let Some(told) = self.told.get_mut(&number) else { continue };
+            told.remove(&to);
+            if told.is_empty() {
+                self.told.remove(&number);
+                case.ladder.told = false;
+                self.groups.get_mut(&case.group_id).expect("it has a group").told -= 1;
+            }
+        }
+        for number in withdrawn.unopened {
+            let behind =
+                |r: &&mut Row| r.message.to == to && r.message.notices.iter().any(|n| n.exception == number);
+            let end =
+                self.outbox[at + 1..].iter_mut().filter(|r| !r.withdrawn).find(behind).expect("its end");
+            assert!(!end.out);
+            end.message.notices.retain(|n| n.exception != number);
+            end.withdrawn = end.message.notices.is_empty();
+            let id = &end.message.id;
+            self.said.retain(|(_, n, _, message)| n.exception != number || message != id);
+        }
+    }
+
+    /// What a message says of an exception, among what its recipient hears of it otherwise.
+    fn saying(&self, at: usize, n: &Notice) -> Saying {
+        let to = &self.outbox[at].message.to;
+        let says = |r: &Row| {
+            let mine = !r.withdrawn && r.message.to == *to;
+            r.message
+                .notices
+                .iter()
+                .find(|o| mine && o.exception == n.exception)
+                .map(|o| (o.word, r.message.reason, r.out))
+        };
+        let gathered = self.budget.gathering.iter().filter(|((other, _), _)| other == to);
+        let mut gathered =
+            gathered.filter_map(|(_, (digest, _))| self.latest.get(&digest.id)?.get(&n.exception));
+        let after = match self.outbox[at + 1..].iter().find_map(says) {
+            Some((Word::Resolved, _, true)) => After::EndSent,
+            Some((Word::Resolved, Reason::Digest, false)) => After::EndInDigest,
+            Some((Word::Resolved, ..)) => After::End,
+            Some(_) => After::News,
+            None => match gathered.next().map(|n| n.word) {
+                Some(Word::Resolved) => After::EndInDigest,
+                Some(_) => After::News,
+                None => After::Nothing,
+            },
+        };
+        Saying {
+            exception: n.exception,
+            word: n.word,
+            step: n.step,
+            state: self.cases[&n.exception].state,
+            before: self.outbox[..at].iter().rev().find_map(says).map(|(word, ..)| word),
+            after,
         }
     }
 }

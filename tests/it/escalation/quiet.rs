@@ -263,9 +263,10 @@ async fn an_explained_exception_that_was_told_before_hears_its_end() {
     world.run_for(HOUR).await;
     world.commit(1, &[by("silent", opened("P1", 2))]).await;
     world.run_for(5 * HOUR).await;
+    let mut sent = world.sent("erp").await;
     world.commit(0, &[ended("P1", 3)]).await;
     world.run_for(HOUR).await;
-    let sent = world.sent("erp").await;
+    sent.extend(world.sent("erp").await);
     let late: Vec<_> = sent
         .iter()
         .filter(|m| m.body["data"]["group"]["rule"] == "late")
