@@ -180,8 +180,12 @@ async fn behind_a_receiver_that_hangs_an_acknowledgement_is_in_time() {
     world.run_for(10 * MINUTE).await;
     let (calls, mut called) = tokio::sync::mpsc::unbounded_channel();
     let receiver = Arc::new(Hanging(Semaphore::new(0), calls));
-    let route =
-        Route { receiver: "erp".into(), integration: "webhook", notifier: Arc::<Hanging>::clone(&receiver) };
+    let route = Route {
+        receiver: "erp".into(),
+        integration: "webhook",
+        notifier: Arc::<Hanging>::clone(&receiver),
+        restated: Vec::new(),
+    };
     let clock = Arc::clone(&world.clock) as Arc<dyn WallClock>;
     let metrics = Arc::new(Metrics::new().expect("metrics"));
     let dispatcher = Dispatcher::start(&world.cases, vec![route], &clock, &metrics, &Options::default());
