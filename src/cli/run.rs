@@ -63,6 +63,8 @@ pub fn run(path: &Path, dry_run: bool) -> anyhow::Result<u8> {
 async fn serve(config: &Config, settings: Settings, in_force: InForce) -> anyhow::Result<u8> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    // Before the start too, where it would end the process; what comes then is taken once the daemon is up.
+    let mut hangup = signal(SignalKind::hangup())?;
     let started = tokio::select! {
         started = start(config, settings, in_force, Arc::new(SystemClock)) => started,
         () = either(&mut terminate, &mut interrupt) => return Ok(super::FINE),
@@ -77,7 +79,6 @@ async fn serve(config: &Config, settings: Settings, in_force: InForce) -> anyhow
     };
     systemd::ready();
     let watchdog = tokio::spawn(systemd::watchdog(daemon.port()));
-    let mut hangup = signal(SignalKind::hangup())?;
     let code = loop {
         tokio::select! {
             () = either(&mut terminate, &mut interrupt) => break super::FINE,

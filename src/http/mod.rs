@@ -168,7 +168,12 @@ async fn envelope(
                 .into_response()
         }
         Err(_) => {
-            let detail = format!("no answer within {} s", request_max.as_secs());
+            let mut detail = format!("no answer within {} s", request_max.as_secs());
+            if handler == "/-/reload" {
+                detail.push_str(
+                    "; the reload goes on, `parcelwatch rules log` and the log say what came of it",
+                );
+            }
             Problem::new(StatusCode::GATEWAY_TIMEOUT, detail).into_response()
         }
     };

@@ -103,8 +103,8 @@ pub struct Partition {
     /// A change of rules under way.
     swapping: Option<Swap>,
     /// Who asked what other rules would change.
-    previews: VecDeque<(Arc<RuleSet>, mpsc::Sender<Foreseen>)>,
-    previewing: Option<(Preview, mpsc::Sender<Foreseen>)>,
+    previews: VecDeque<(Arc<RuleSet>, mpsc::Sender<(i32, Foreseen)>)>,
+    previewing: Option<(Preview, mpsc::Sender<(i32, Foreseen)>)>,
     batch: Option<(Batch, usize)>,
     /// Everything below this came or holds no record.
     hole: i64,

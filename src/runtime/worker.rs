@@ -26,7 +26,7 @@ pub enum Order {
     /// These rules are wanted from now on.
     Rules(Arc<RuleSet>),
     /// What would these rules change? Each partition answers once.
-    Preview(Arc<RuleSet>, mpsc::Sender<Foreseen>),
+    Preview(Arc<RuleSet>, mpsc::Sender<(i32, Foreseen)>),
     /// Hand over everything, save what there is time for, and end.
     Stop(Instant),
 }

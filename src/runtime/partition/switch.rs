@@ -60,7 +60,7 @@ impl Partition {
     }
 
     /// Somebody asks what these rules would change now. It is answered once the state is restored.
-    pub fn preview(&mut self, rules: Arc<RuleSet>, answer: mpsc::Sender<Foreseen>) {
+    pub fn preview(&mut self, rules: Arc<RuleSet>, answer: mpsc::Sender<(i32, Foreseen)>) {
         self.previews.push_back((rules, answer));
     }
 
@@ -78,7 +78,7 @@ impl Partition {
             self.previewing = None;
         } else if self.shard.preview_step(preview, SLOTS) {
             // Whoever asked may have left.
-            let _ = answer.try_send(std::mem::take(&mut preview.found));
+            let _ = answer.try_send((self.id, std::mem::take(&mut preview.found)));
             self.previewing = None;
         }
         true

@@ -4,10 +4,14 @@ use std::os::unix::fs::symlink;
 
 use serde_json::json;
 
-use super::{POLICY, RULES, decided, items, policies, setup, tell, wait_exceptions, wait_sent};
-use crate::parts::daemon::Daemon;
+use super::{
+    POLICY, RULES, SECRET as KEY, decided, items, policies, setup, tell, wait_exceptions, wait_sent,
+};
+use crate::parts::daemon::{Daemon, Setup};
 use crate::parts::kafka::Kafka;
+use crate::parts::process::free_port;
 use crate::parts::webhook::Webhooks;
+use crate::parts::{PATIENCE, poll};
 
 /// Beside the rule of [`RULES`]: everything cleared opens at once.
 pub(super) const SECOND: &str = "
@@ -133,7 +137,7 @@ fn the_brake_holds_rules_that_open_too_much_until_somebody_accepts_them() {
     let other = daemon.post("/-/reload?accept=0123456789", &json!(null));
     assert_eq!(other.status, 409, "another hash accepts nothing: {}", other.text());
     let out = std::process::Command::new(env!("CARGO_BIN_EXE_parcelwatch"))
-        .args(["rules", "accept", &accepted, "--url"])
+        .args(["rules", "accept", &accepted[..8], "--url"])
         .arg(format!("http://{}", daemon.address()))
         .output()
         .unwrap();
@@ -191,4 +195,47 @@ fn a_changed_link_of_a_config_map_is_seen() {
     daemon.wait_log("rules and policies are in force");
     assert_ne!(hash(&daemon), first);
     assert_eq!(items(&daemon, "/api/v1/rules")[0]["by"], "file");
+}
+
+#[test]
+fn before_the_first_assignment_nothing_is_taken_and_a_hangup_ends_nothing() {
+    let hooks = Webhooks::start();
+    let mut setup = Setup::new();
+    // Nobody listens there, so nobody can say what new rules would open.
+    setup.kafka(&format!("127.0.0.1:{}", free_port()), "nowhere").set("reload.every", "1h");
+    setup.rules("rules.yaml", RULES);
+    std::fs::write(setup.path("erp.secret"), KEY).unwrap();
+    policies(&setup, &hooks, "", POLICY);
+    let mut daemon = setup.start();
+    daemon.signal(libc::SIGHUP);
+    let first = hash(&daemon);
+    setup.rules("rules.yaml", &format!("{RULES}{SECOND}"));
+    let refused = daemon.post("/-/reload", &json!(null));
+    assert!(refused.status == 503 && refused.text().contains("/-/ready"), "{}", refused.text());
+    assert!(daemon.is_running());
+    assert_eq!(hash(&daemon), first);
+}
+
+#[test]
+fn a_secret_that_was_rotated_signs_after_a_reload() {
+    const ROTATED: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    let (kafka, hooks) = (Kafka::shared(), Webhooks::start());
+    kafka.create_topic("rotated", 1, true, &[]);
+    let mut setup = setup(kafka, "rotated", &hooks);
+    setup.set("reload.every", "1h");
+    let daemon = setup.start();
+    daemon.wait_ready();
+    let nth = |n: usize, parcel: &str| {
+        tell(kafka, "rotated", parcel, "import_customs_cleared");
+        poll("the message", PATIENCE, || match hooks.hooks().get(n) {
+            Some(hook) => Ok(hook.clone()),
+            None => Err("not yet".to_owned()),
+        })
+    };
+    let first = nth(0, "P-1");
+    assert!(first.verify(KEY).is_ok() && first.verify(ROTATED).is_err());
+    std::fs::write(setup.path("erp.secret"), ROTATED).unwrap();
+    assert_eq!(daemon.post("/-/reload", &json!(null)).json()["changed"], json!(false));
+    let second = nth(1, "P-2");
+    assert!(second.verify(ROTATED).is_ok() && second.verify(KEY).is_err());
 }

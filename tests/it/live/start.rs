@@ -69,8 +69,12 @@ fn a_month_of_history_is_one_message_a_group() {
     }
     // Four lanes, two receivers.
     assert_eq!(messages.len(), 8, "{messages:#?}");
-    assert!(messages.values().all(|m| m.len() == 1), "{messages:#?}");
-    assert_eq!((hooks.hooks().len(), exim.mails().len()), (4, 4));
+    // A webhook of 50 exceptions is over 20 kB: it comes in as few parts as hold them.
+    let most = |receiver: &str| if receiver == "erp" { 3 } else { 1 };
+    assert!(messages.iter().all(|((receiver, _), m)| m.len() <= most(receiver)), "{messages:#?}");
+    let sent: usize = messages.iter().filter(|((r, _), _)| r == "erp").map(|(_, m)| m.len()).sum();
+    assert_eq!((hooks.hooks().len(), exim.mails().len()), (sent, 4));
+    assert!(hooks.hooks().iter().all(|h| h.body.len() < 20_000));
     assert!(hooks.hooks().iter().all(|h| h.verify(SECRET).is_ok()));
 }
 
