@@ -233,7 +233,7 @@ impl Escalation {
         let mut members = Vec::with_capacity(rows.len());
         for r in &rows {
             let case = row::case_of(r, &bodies)?;
-            members.push(Member { case, told: BTreeSet::new(), evidence: Evidence::default() });
+            members.push(Member::unread(case));
         }
         for chunk in members.chunks_mut(CHUNK) {
             self.fill(chunk).await?;
@@ -256,7 +256,7 @@ impl Escalation {
     }
 
     /// Reads who was told of these members, and what their latest changes knew.
-    async fn fill(&mut self, members: &mut [Member]) -> sqlx::Result<()> {
+    pub(super) async fn fill(&mut self, members: &mut [Member]) -> sqlx::Result<()> {
         let at: BTreeMap<i64, usize> = members.iter().enumerate().map(|(i, m)| (m.case.number, i)).collect();
         let sql =
             list_sql("SELECT exception, receiver, recipient FROM told WHERE exception IN", members.len(), "");
@@ -339,20 +339,26 @@ impl Escalation {
                 .await?;
         }
         for (exception, to) in &flushed.told {
-            sqlx::query(
-                "INSERT INTO told (exception, receiver, recipient) VALUES ($1, $2, $3) ON CONFLICT (exception, receiver, recipient) DO NOTHING",
-            )
-            .bind(*exception)
-            .bind(to.receiver.clone())
-            .bind(to.recipient.clone())
-            .execute(&mut *self.tx)
-            .await?;
+            self.write_told(*exception, to).await?;
         }
         self.put(&flushed.messages, dry_run, now_ms).await?;
         for message in &flushed.messages {
             self.write_notices(&message.id, &message.notices).await?;
         }
         self.write_gathered(flushed, budget).await
+    }
+
+    /// Somebody was told of an exception, and is owed its resolve.
+    pub(super) async fn write_told(&mut self, exception: i64, to: &Told) -> sqlx::Result<()> {
+        sqlx::query(
+            "INSERT INTO told (exception, receiver, recipient) VALUES ($1, $2, $3) ON CONFLICT (exception, receiver, recipient) DO NOTHING",
+        )
+        .bind(exception)
+        .bind(to.receiver.clone())
+        .bind(to.recipient.clone())
+        .execute(&mut *self.tx)
+        .await?;
+        Ok(())
     }
 
     /// Writes the escalator's own columns. An acknowledgement that ran out is an action of nobody's.

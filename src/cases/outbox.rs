@@ -31,7 +31,15 @@ impl Cases {
         lease_ms: i64,
     ) -> Result<Vec<OutboxRow>, CasesError> {
         // Most questions find nothing: those take no lock.
-        if self.outbox_next(receiver).await?.is_none_or(|due| due > now_ms) {
+        let due: Option<i64> = sqlx::query_scalar(
+            "SELECT seq FROM outbox WHERE receiver = $1 AND state = 'pending' AND blocked = 0 AND due_ms <= $2 AND lease_ms <= $2 LIMIT 1",
+        )
+        .bind(receiver.to_owned())
+        .bind(now_ms)
+        .fetch_optional(&self.inner.reader)
+        .await
+        .map_err(|e| self.failed(e))?;
+        if due.is_none() {
             return Ok(Vec::new());
         }
         let mut tx = self.begin().await?;

@@ -66,6 +66,14 @@ pub struct Member {
     pub evidence: Evidence,
 }
 
+impl Member {
+    /// One of which nothing else has been read yet.
+    #[must_use]
+    pub fn unread(case: Case) -> Member {
+        Member { case, told: BTreeSet::new(), evidence: Evidence::default() }
+    }
+}
+
 /// How many of the group stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
@@ -454,7 +462,7 @@ fn plan(
 }
 
 /// The receivers of a step, `owner` spelt out for this parcel; each once.
-fn receivers(
+pub(super) fn receivers(
     policies: &Policies,
     policy: &Policy,
     step: u32,
@@ -474,13 +482,13 @@ fn receivers(
     all
 }
 
-fn recipients(policies: &Policies, receiver: &str) -> Vec<Told> {
+pub(super) fn recipients(policies: &Policies, receiver: &str) -> Vec<Told> {
     let told = |recipient: &str| Told { receiver: receiver.to_owned(), recipient: recipient.to_owned() };
     let kind = policies.receiver(receiver).map(|r| &r.kind);
     kind.map(|k| k.recipients().iter().map(|a| told(a)).collect()).unwrap_or_default()
 }
 
-fn notice(case: &Case, word: Word, step: u32, at: Time, number: u32) -> Notice {
+pub(super) fn notice(case: &Case, word: Word, step: u32, at: Time, number: u32) -> Notice {
     Notice {
         exception: case.number,
         exception_id: case.exception_id.clone(),

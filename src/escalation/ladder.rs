@@ -140,6 +140,6 @@ fn next_step<'a>(case: &Case, policy: &'a Policy) -> Option<&'a Step> {
     policy.steps.get(case.ladder.step as usize)
 }
 
-fn meant_for(step: &Step, severity: Severity) -> bool {
+pub(super) fn meant_for(step: &Step, severity: Severity) -> bool {
     step.min_severity.is_none_or(|least| severity >= least)
 }

@@ -17,6 +17,7 @@ mod fence;
 mod flush;
 mod group;
 pub mod ladder;
+mod letters;
 pub mod pipeline;
 pub mod quiet;
 
@@ -31,6 +32,7 @@ pub use flush::{
     Counts, Flushed, MAX_LISTED, Member, Message, Notice, Sender, digest_message, flush, flush_unless,
 };
 pub use group::{Opening, group_of, policy_of};
+pub use letters::{Unreachable, tell_others};
 pub use quiet::{Held, Quiet, Silence};
 
 /// Why something was not sent; kept with the exception, so that nobody need guess.

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::clock::WallClock;
 use super::escalator::{self, Backlog};
 use crate::cases::{Audit, Cases, CasesError, OutboxRow};
+use crate::escalation::{Sender, tell_others};
 use crate::metrics::Metrics;
 use crate::model::{MINUTE, Time};
 use crate::rules::Policies;
@@ -82,6 +83,7 @@ impl Auditor {
         let now = self.clock.now_ms();
         let all = self.cases.partitions().await?;
         let speaking = escalator::speaking(&self.backlog, &all, memory.started, now);
+        self.dead_letters(&policies, now).await?;
         let audit = self.cases.audit_steps(&policies, &speaking, memory.next, SLICE, now).await?;
         memory.next = audit.next;
         self.metrics.escalation_steps_overdue.set(audit.overdue);
@@ -92,6 +94,26 @@ impl Auditor {
             self.live(&policies, now).await?;
         }
         Ok(audit)
+    }
+
+    /// Tells others what a receiver could not be told: one summary for each receiver in each slot of time.
+    async fn dead_letters(&self, policies: &Policies, now: i64) -> Result<(), CasesError> {
+        let slot = now.div_euclid(AGAIN);
+        for receiver in self.cases.unreachable().await? {
+            let mut tx = self.cases.escalation().await?;
+            let Some(letters) = tx.dead_letters(&receiver, slot).await? else { continue };
+            let cases: Vec<_> = letters.members.iter().map(|m| m.case.clone()).collect();
+            let groups = tx.groups_of(&cases).await?;
+            let sender = Sender { policies, public_url: None };
+            let messages = tell_others(&sender, &letters.dead, &groups, &letters.members, now);
+            tx.tell_others(&letters, &messages, (slot, now), self.dry_run).await?;
+            tx.commit().await?;
+            tracing::warn!(
+                %receiver, messages = letters.dead.messages, exceptions = cases.len(), told = messages.len(),
+                "messages were given up; others are told"
+            );
+        }
+        Ok(())
     }
 
     async fn warn(&self, policies: &Policies, audit: &Audit, now: i64) -> Result<(), CasesError> {

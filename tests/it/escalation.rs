@@ -12,6 +12,7 @@ mod auditor;
 mod desk;
 mod digest;
 mod fence;
+mod letters;
 mod quiet;
 mod random;
 
