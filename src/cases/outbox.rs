@@ -95,32 +95,22 @@ impl Cases {
     /// # Errors
     /// Every [`CasesError`].
     pub async fn outbox_done(&self, id: &str, now_ms: i64, outcome: Outcome) -> Result<(), CasesError> {
-        let (state, due, done, reason, detail) = match outcome {
-            Outcome::Delivered => ("delivered", None, Some(now_ms), String::new(), String::new()),
-            Outcome::Retry { at_ms, reason, detail } => ("pending", Some(at_ms), None, reason, detail),
-            Outcome::Dead { reason, detail } => ("dead", None, Some(now_ms), reason, detail),
-        };
+        self.outbox_all_done(vec![(id.to_owned(), outcome)], now_ms).await
+    }
+
+    /// The same for several, in one transaction.
+    ///
+    /// # Errors
+    /// Every [`CasesError`]; nothing is written then.
+    pub async fn outbox_all_done(
+        &self,
+        ended: Vec<(String, Outcome)>,
+        now_ms: i64,
+    ) -> Result<(), CasesError> {
         let mut tx = self.begin().await?;
-        async {
-            let row = sqlx::query(
-                "UPDATE outbox SET state = $2, due_ms = COALESCE($3, due_ms), done_ms = $4, reason = $5, detail = $6, \
-                 attempts = attempts + 1, lease_ms = 0 WHERE id = $1 AND state = 'pending' RETURNING receiver, recipient, thread",
-            )
-            .bind(id.to_owned())
-            .bind(state)
-            .bind(due)
-            .bind(done)
-            .bind(reason)
-            .bind(detail)
-            .fetch_optional(&mut *tx)
-            .await?;
-            if let Some(r) = row.filter(|_| state != "pending") {
-                free_next(&mut tx, r.try_get(0)?, r.try_get(1)?, r.try_get(2)?).await?;
-            }
-            Ok(())
+        for (id, outcome) in ended {
+            one_done(&mut tx, id, now_ms, outcome).await.map_err(|e| self.failed(e))?;
         }
-        .await
-        .map_err(|e: sqlx::Error| self.failed(e))?;
         self.end(tx).await?;
         self.outbox_filled().notify_waiters();
         Ok(())
@@ -232,6 +222,30 @@ pub(super) async fn put(
         .execute(&mut *tx)
         .await?;
         seq += 1;
+    }
+    Ok(())
+}
+
+async fn one_done(tx: &mut SqliteConnection, id: String, now_ms: i64, outcome: Outcome) -> sqlx::Result<()> {
+    let (state, due, done, reason, detail) = match outcome {
+        Outcome::Delivered => ("delivered", None, Some(now_ms), String::new(), String::new()),
+        Outcome::Retry { at_ms, reason, detail } => ("pending", Some(at_ms), None, reason, detail),
+        Outcome::Dead { reason, detail } => ("dead", None, Some(now_ms), reason, detail),
+    };
+    let row = sqlx::query(
+        "UPDATE outbox SET state = $2, due_ms = COALESCE($3, due_ms), done_ms = $4, reason = $5, detail = $6, \
+         attempts = attempts + 1, lease_ms = 0 WHERE id = $1 AND state = 'pending' RETURNING receiver, recipient, thread",
+    )
+    .bind(id)
+    .bind(state)
+    .bind(due)
+    .bind(done)
+    .bind(reason)
+    .bind(detail)
+    .fetch_optional(&mut *tx)
+    .await?;
+    if let Some(r) = row.filter(|_| state != "pending") {
+        free_next(tx, r.try_get(0)?, r.try_get(1)?, r.try_get(2)?).await?;
     }
     Ok(())
 }

@@ -138,6 +138,11 @@ pub trait Notifier: Send + Sync {
     /// The longest that a try takes, in real time.
     fn limit(&self) -> std::time::Duration;
 
+    /// How many messages it takes side by side at most.
+    fn at_once(&self) -> usize {
+        4
+    }
+
     /// Whether it forgets what it was told unless it is told again: then [`Notifier::restate`] is called every minute.
     fn forgets(&self) -> bool {
         false

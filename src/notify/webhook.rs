@@ -24,6 +24,8 @@ use crate::model::{MINUTE, SECOND, Time, time};
 
 const CONNECT: Duration = Duration::from_secs(3);
 const TOTAL: Duration = Duration::from_secs(12);
+/// Calls in flight to one receiver: a program answers, and most of a call is waiting.
+const AT_ONCE: usize = 64;
 const ANSWER_MAX: usize = 4096;
 
 /// Why a webhook receiver cannot be set up.
@@ -94,7 +96,7 @@ impl WebhookClient {
             .user_agent(concat!("parcelwatch/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT)
             .timeout(settings.total)
-            .pool_max_idle_per_host(2)
+            .pool_max_idle_per_host(AT_ONCE)
             .pool_idle_timeout(Duration::from_secs(60));
         if let Some(pem) = &settings.root_pem {
             builder = builder.tls_certs_merge([reqwest::Certificate::from_pem(pem).map_err(failed)?]);
@@ -229,6 +231,10 @@ impl Notifier for Webhook {
 
     fn limit(&self) -> Duration {
         self.target.limit()
+    }
+
+    fn at_once(&self) -> usize {
+        AT_ONCE
     }
 }
 

@@ -1,7 +1,7 @@
 //! The loop between outbox and receivers: takes what is due, tries it, writes what came of it (DESIGN §7).
 //!
 //! A receiver has a worker of its own, so a slow one slows nobody else. A worker takes a bounded batch under a lease, holds at
-//! most [`Options::concurrency`] tries in flight, and writes each outcome as it comes. The outbox hands out only the
+//! most [`Options::concurrency`] tries in flight, and writes what ended together as it comes. The outbox hands out only the
 //! oldest unfinished message of a thread, so messages arrive in order whatever fails between.
 //!
 //! Where a failure concerns the receiver as a whole (no connection, 429, a wrong password) the worker pauses, then probes
@@ -12,8 +12,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -41,12 +41,11 @@ pub trait Outbox: Clone + Send + Sync + 'static {
     /// When the next message of a receiver may be tried; `None`: nothing is pending.
     fn next(&self, receiver: &str) -> impl Future<Output = Result<Option<i64>, OutboxError>> + Send;
 
-    /// How the try of a message ended.
+    /// How the tries of messages (by id) ended, in order: all of it is written or nothing.
     fn done(
         &self,
-        id: &str,
+        ended: &[(String, Outcome)],
         now_ms: i64,
-        outcome: Outcome,
     ) -> impl Future<Output = Result<(), OutboxError>> + Send;
 
     /// Exceptions that stand and that (receiver, recipient) was told of, those after the number `after`, by number.
@@ -106,9 +105,9 @@ pub struct Route {
 /// Bounds and schedule.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Messages taken at once.
+    /// Messages taken at once, for each try in flight.
     pub batch: u32,
-    /// Tries in flight of one receiver.
+    /// Tries in flight of one receiver at most; [`Notifier::at_once`] may be less.
     pub concurrency: usize,
     /// When a message is tried again.
     pub backoff: Backoff,
@@ -121,8 +120,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options {
-            batch: 32,
-            concurrency: 4,
+            batch: 8,
+            concurrency: 64,
             backoff: Backoff::default(),
             pause_ms: 5 * SECOND,
             idle_max: Duration::from_secs(5),
@@ -170,6 +169,7 @@ impl Dispatcher {
                 options: options.clone(),
                 stop: stopped.clone(),
                 health: Health::default(),
+                ended: Vec::new(),
             };
             tokio::spawn(worker.run())
         });
@@ -214,6 +214,8 @@ struct Worker<O> {
     options: Options,
     stop: watch::Receiver<bool>,
     health: Health,
+    /// What tries came to and is not written yet.
+    ended: Vec<(String, Outcome)>,
 }
 
 impl<O: Outbox> Worker<O> {
@@ -264,7 +266,7 @@ impl<O: Outbox> Worker<O> {
 
     /// Takes a batch and tries it; returns how many were taken.
     async fn round(&mut self) -> Result<usize, OutboxError> {
-        let limit = if self.health.failures > 0 { 1 } else { self.options.batch };
+        let limit = if self.health.failures > 0 { 1 } else { self.batch() };
         let lease = self.lease();
         let taken = Instant::now();
         let now = self.clock.now_ms();
@@ -273,19 +275,26 @@ impl<O: Outbox> Worker<O> {
         let count = rows.len();
         if now < self.health.gone_until {
             for row in rows {
-                self.bury(&row, "not tried: the receiver answered 410 and asks for no more messages").await;
+                self.bury(&row, "not tried: the receiver answered 410 and asks for no more messages");
             }
+            self.write().await;
             return Ok(count);
         }
         self.work(rows, taken + lease).await;
         Ok(count)
     }
 
+    fn concurrency(&self) -> usize {
+        self.options.concurrency.min(self.route.notifier.at_once()).max(1)
+    }
+
+    fn batch(&self) -> u32 {
+        self.options.batch.saturating_mul(u32::try_from(self.concurrency()).unwrap_or(u32::MAX)).max(1)
+    }
+
     /// Long enough for a batch in which every try takes its whole limit.
     fn lease(&self) -> Duration {
-        let rounds =
-            self.options.batch.div_ceil(u32::try_from(self.options.concurrency.max(1)).unwrap_or(u32::MAX));
-        (self.limit() + Duration::from_secs(2)) * rounds + Duration::from_secs(10)
+        (self.limit() + Duration::from_secs(2)) * self.options.batch.max(1) + Duration::from_secs(10)
     }
 
     /// The lease on the handed-in clock, which may run faster than the network's time limits do.
@@ -307,16 +316,22 @@ impl<O: Outbox> Worker<O> {
         let mut flying = FuturesUnordered::new();
         let (notifier, clock, limit) = (self.route.notifier.clone(), self.clock.clone(), self.limit());
         loop {
-            while flying.len() < self.options.concurrency.max(1) && self.may_begin(lease_ends) {
+            while flying.len() < self.concurrency() && self.may_begin(lease_ends) {
                 let Some(row) = waiting.pop_front() else { break };
                 flying.push(attempt(notifier.clone(), clock.clone(), limit, row));
             }
             let Some(tried) = flying.next().await else { break };
-            self.settle(tried).await;
+            self.settle(tried);
+            // What ended meanwhile is written with it: a transaction costs as much for one as for fifty.
+            while let Some(Some(tried)) = flying.next().now_or_never() {
+                self.settle(tried);
+            }
+            self.write().await;
         }
         for row in waiting {
-            self.hold_back(&row).await;
+            self.hold_back(&row);
         }
+        self.write().await;
     }
 
     fn may_begin(&self, lease_ends: Instant) -> bool {
@@ -326,8 +341,8 @@ impl<O: Outbox> Worker<O> {
             && Instant::now() + self.limit() < lease_ends
     }
 
-    /// Writes what a try came to.
-    async fn settle(&mut self, tried: Tried) {
+    /// Takes in what a try came to.
+    fn settle(&mut self, tried: Tried) {
         let Tried { row, delivery, ms } = tried;
         let (receiver, integration) = (self.route.receiver.clone(), self.route.integration);
         let failed = match &delivery {
@@ -336,17 +351,17 @@ impl<O: Outbox> Worker<O> {
         };
         self.metrics.notification(&receiver, integration, ms, failed);
         match delivery {
-            Delivery::Delivered => self.delivered(&row).await,
+            Delivery::Delivered => self.delivered(&row),
             Delivery::DeliveredPlain(why) => {
                 tracing::warn!(%receiver, message = %row.id, %why, "delivered as a plain message");
                 self.metrics.notification_failed(&receiver, integration, "template");
-                self.delivered(&row).await;
+                self.delivered(&row);
             }
-            Delivery::Failed(failure) => self.failed(&row, failure).await,
+            Delivery::Failed(failure) => self.failed(&row, failure),
         }
     }
 
-    async fn delivered(&mut self, row: &Message) {
+    fn delivered(&mut self, row: &Message) {
         if self.health.failures > 0 {
             tracing::info!(receiver = %self.route.receiver, "the receiver is back");
         }
@@ -356,21 +371,21 @@ impl<O: Outbox> Worker<O> {
             observe_ms(&self.metrics.notification_delay_seconds, now.saturating_sub(at.0));
         }
         tracing::debug!(receiver = %self.route.receiver, message = %row.id, "delivered");
-        self.write(row, Outcome::Delivered).await;
+        self.end(row, Outcome::Delivered);
     }
 
-    async fn failed(&mut self, row: &Message, failure: Failure) {
+    fn failed(&mut self, row: &Message, failure: Failure) {
         let now = self.clock.now_ms();
         let next = self.options.backoff.next(&row.id, row.created_ms, row.attempts, &failure, now);
         self.note(row, &failure, next, now);
         let reason = failure.class.name();
         match next {
             Next::Retry(at_ms) => {
-                self.write(row, Outcome::Retry { at_ms, reason, detail: failure.detail }).await;
+                self.end(row, Outcome::Retry { at_ms, reason, detail: failure.detail });
             }
             Next::GiveUp => {
                 self.metrics.dead_letter(&self.route.receiver, self.route.integration);
-                self.write(row, Outcome::Dead { reason, detail: failure.detail }).await;
+                self.end(row, Outcome::Dead { reason, detail: failure.detail });
             }
         }
     }
@@ -414,33 +429,41 @@ impl<O: Outbox> Worker<O> {
     }
 
     /// Gives back a row that was taken and not tried.
-    async fn hold_back(&mut self, row: &Message) {
+    fn hold_back(&mut self, row: &Message) {
         if self.health.gone_until > self.clock.now_ms() {
-            self.bury(row, "not tried: the receiver answered 410 and asks for no more messages").await;
+            self.bury(row, "not tried: the receiver answered 410 and asks for no more messages");
             return;
         }
         let at_ms = self.health.paused_until.max(self.clock.now_ms());
         let detail = "not tried: the receiver failed just before, or the daemon stopped".to_owned();
-        self.write(row, Outcome::Retry { at_ms, reason: FailureClass::Transient.name(), detail }).await;
+        self.end(row, Outcome::Retry { at_ms, reason: FailureClass::Transient.name(), detail });
     }
 
-    async fn bury(&mut self, row: &Message, detail: &str) {
+    fn bury(&mut self, row: &Message, detail: &str) {
         self.metrics.dead_letter(&self.route.receiver, self.route.integration);
         let reason = FailureClass::Permanent.name();
-        self.write(row, Outcome::Dead { reason, detail: detail.to_owned() }).await;
+        self.end(row, Outcome::Dead { reason, detail: detail.to_owned() });
     }
 
-    /// Writes an outcome. Where the database refuses it is tried a few times; then the row comes free with its lease and
-    /// is sent again, which its id makes harmless.
-    async fn write(&mut self, row: &Message, outcome: Outcome) {
+    fn end(&mut self, row: &Message, outcome: Outcome) {
+        self.ended.push((row.id.clone(), outcome));
+    }
+
+    /// Writes what ended. Where the database refuses it is tried a few times; then the rows come free with their lease and are
+    /// sent again, which their ids make harmless.
+    async fn write(&mut self) {
+        let ended = std::mem::take(&mut self.ended);
+        if ended.is_empty() {
+            return;
+        }
         let mut wait = Duration::from_millis(50);
         for left in (0..6).rev() {
-            match self.outbox.done(&row.id, self.clock.now_ms(), outcome.clone()).await {
+            match self.outbox.done(&ended, self.clock.now_ms()).await {
                 Ok(()) => return,
                 Err(error) if left == 0 => {
                     tracing::error!(
-                        receiver = %self.route.receiver, message = %row.id, %error,
-                        "cannot write what came of a message; it will be sent again under the same id"
+                        receiver = %self.route.receiver, messages = ended.len(), first = %ended[0].0, %error,
+                        "cannot write what came of messages; they will be sent again under the same ids"
                     );
                 }
                 Err(_) => tokio::time::sleep(wait).await,

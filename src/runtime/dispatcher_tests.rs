@@ -152,18 +152,18 @@ impl Outbox for Memory {
         Ok(mine.map(|s| s.row.due_ms.max(s.leased_until)).min())
     }
 
-    async fn done(&self, id: &str, _now: i64, outcome: Outcome) -> Result<(), OutboxError> {
+    async fn done(&self, ended: &[(String, Outcome)], _now: i64) -> Result<(), OutboxError> {
         self.check().await?;
-        {
+        for (id, outcome) in ended {
             let mut rows = self.rows.lock().unwrap();
             let stored = rows.get_mut(id).unwrap();
             assert_ne!(stored.outcome, Some(Outcome::Delivered), "{id} was delivered twice");
             stored.leased_until = 0;
             if let Outcome::Retry { at_ms, .. } = outcome {
-                stored.row.due_ms = at_ms;
+                stored.row.due_ms = *at_ms;
                 stored.row.attempts += 1;
             }
-            stored.outcome = Some(outcome);
+            stored.outcome = Some(outcome.clone());
         }
         self.settled.notify_waiters();
         self.news.notify_waiters();
@@ -527,6 +527,7 @@ async fn on_a_fast_clock_a_lease_still_outlasts_the_networks_limits() {
         options: Options::default(),
         stop: stopped,
         health: Health::default(),
+        ended: Vec::new(),
     };
     let lease = worker.lease();
     assert!(Fast.until(worker.lease_ms(lease)) >= lease);

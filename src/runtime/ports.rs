@@ -49,15 +49,16 @@ impl Outbox for Cases {
         self.outbox_next(receiver).await.map_err(outbox_error)
     }
 
-    async fn done(&self, id: &str, now_ms: i64, outcome: Outcome) -> Result<(), OutboxError> {
-        let outcome = match outcome {
+    async fn done(&self, ended: &[(String, Outcome)], now_ms: i64) -> Result<(), OutboxError> {
+        let ours = |outcome: &Outcome| match outcome.clone() {
             Outcome::Delivered => cases::Outcome::Delivered,
             Outcome::Retry { at_ms, reason, detail } => {
                 cases::Outcome::Retry { at_ms, reason: reason.to_owned(), detail }
             }
             Outcome::Dead { reason, detail } => cases::Outcome::Dead { reason: reason.to_owned(), detail },
         };
-        self.outbox_done(id, now_ms, outcome).await.map_err(outbox_error)
+        let ended = ended.iter().map(|(id, outcome)| (id.clone(), ours(outcome))).collect();
+        self.outbox_all_done(ended, now_ms).await.map_err(outbox_error)
     }
 
     fn filled(&self) -> Arc<Notify> {
