@@ -25,7 +25,7 @@ pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 pub const FAILURE_REASONS: [&str; 6] =
     ["permanent", "transient", "rate_limited", "auth", "template", "outcome_unknown"];
 /// States of `outbox_rows`.
-pub const OUTBOX_STATES: [&str; 5] = ["pending", "delivered", "withdrawn", "dead", "dry_run"];
+pub const OUTBOX_STATES: [&str; 6] = ["pending", "delivered", "withdrawn", "dead", "dropped", "dry_run"];
 /// Why folding waits: `folding_waits`.
 pub const WAIT_REASONS: [&str; 6] =
     ["cases", "disk", "clock_ahead", "partition_count_changed", "snapshot", "queue_full"];

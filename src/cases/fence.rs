@@ -113,7 +113,8 @@ async fn lines(tx: &mut SqliteConnection, row: &Doubtful) -> sqlx::Result<Vec<Li
          LEFT JOIN digests AS d ON d.id = n.outbox_id \
          WHERE n.exception IN (SELECT exception FROM notices WHERE outbox_id = $1) \
          AND COALESCE(o.receiver, d.receiver, $2) = $2 AND COALESCE(o.recipient, d.recipient, $3) = $3 \
-         AND COALESCE(o.state, '') NOT IN ('withdrawn', 'dry_run')",
+         AND COALESCE(o.state, '') NOT IN ('withdrawn', 'dry_run') \
+         AND NOT (COALESCE(o.state, '') = 'dropped' AND o.attempts = 0 AND o.lease_ms = 0)",
     )
     .bind(row.id.clone())
     .bind(row.to.receiver.clone())

@@ -14,7 +14,7 @@ const ROW: &str =
     "id, receiver, integration, recipient, kind, subject, body, thread, attempts, created_ms, due_ms";
 
 /// What becomes of a message.
-const STATES: [&str; 5] = ["pending", "delivered", "withdrawn", "dead", "dry_run"];
+const STATES: [&str; 6] = ["pending", "delivered", "withdrawn", "dead", "dropped", "dry_run"];
 
 impl Cases {
     /// Takes messages of a receiver that may be tried now and hides them for `lease_ms`. Of one thread to one recipient only
@@ -264,6 +264,27 @@ pub(super) async fn free_next(
     .bind(receiver)
     .bind(recipient)
     .bind(thread)
+    .execute(&mut *tx)
+    .await?;
+    Ok(())
+}
+
+/// Of a thread to a recipient the oldest unfinished message may go and the others wait, whatever it was before. One that is in
+/// flight just now may cross with an older one that was put back.
+pub(super) async fn order_thread(
+    tx: &mut SqliteConnection,
+    receiver: &str,
+    recipient: &str,
+    thread: &str,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "UPDATE outbox SET blocked = CASE WHEN seq = (SELECT MIN(o.seq) FROM outbox AS o WHERE o.receiver = $1 AND o.recipient = $2 \
+         AND o.thread = $3 AND o.state = 'pending') THEN 0 ELSE 1 END \
+         WHERE receiver = $1 AND recipient = $2 AND thread = $3 AND state = 'pending'",
+    )
+    .bind(receiver.to_owned())
+    .bind(recipient.to_owned())
+    .bind(thread.to_owned())
     .execute(&mut *tx)
     .await?;
     Ok(())

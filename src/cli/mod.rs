@@ -7,6 +7,7 @@ pub mod client;
 pub mod demo;
 pub mod explain;
 pub mod offline;
+pub mod outbox;
 pub mod plan;
 pub mod rules;
 pub mod run;
@@ -119,6 +120,9 @@ enum Command {
     /// Keep quiet for a time about what fits, see what is, end it
     #[command(subcommand)]
     Silence(silence::Silence),
+    /// Messages: see those that failed, have them tried again, drop them
+    #[command(subcommand)]
+    Outbox(outbox::Outbox),
     /// The trail of who did what
     #[command(subcommand)]
     Audit(audit::Audit),
@@ -190,6 +194,7 @@ pub fn main() -> ExitCode {
         }
         Command::Backtest(options) => backtest::run(&options),
         Command::Silence(silence) => silence::run(&silence),
+        Command::Outbox(outbox) => outbox::run(&outbox),
         Command::Audit(audit) => audit::run(&audit),
     };
     match done {

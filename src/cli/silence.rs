@@ -108,7 +108,8 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-fn name(by: Option<&str>) -> Option<String> {
+/// Who acts: as named, else as the environment says.
+pub(super) fn name(by: Option<&str>) -> Option<String> {
     by.map(str::to_owned).or_else(|| std::env::var("USER").ok()).filter(|n| !n.is_empty())
 }
 

@@ -275,7 +275,7 @@ pub(super) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
 }
 
 /// A parameter that is there but empty counts as absent, as forms send it.
-fn filled(parameter: Option<String>) -> Option<String> {
+pub(super) fn filled(parameter: Option<String>) -> Option<String> {
     parameter.filter(|p| !p.is_empty())
 }
 
@@ -288,7 +288,7 @@ pub(super) fn limit(text: Option<&str>) -> Result<u32, Problem> {
     }
 }
 
-fn list(page: Page) -> Response {
+pub(super) fn list(page: Page) -> Response {
     Json(json!({ "items": page.items, "next_cursor": page.next_cursor })).into_response()
 }
 

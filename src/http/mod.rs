@@ -8,6 +8,7 @@ mod ack;
 mod api;
 pub mod auth;
 mod listener;
+pub mod outbox;
 pub mod ports;
 mod problem;
 pub mod silences;
@@ -127,6 +128,7 @@ impl Server {
 fn router(site: Shared, request_max: Duration) -> Router {
     let guarded = api::routes()
         .merge(silences::routes())
+        .merge(outbox::routes())
         .route("/-/reload", post(reload))
         .layer(middleware::from_fn_with_state(site.clone(), auth::require));
     Router::new()
@@ -237,5 +239,7 @@ async fn reload(
     }
 }
 
+#[cfg(test)]
+mod outbox_tests;
 #[cfg(test)]
 mod tests;

@@ -106,6 +106,11 @@ pub trait CasesApi: Send + Sync {
         None
     }
 
+    /// What operators do with the outbox; `None`: that is not offered.
+    fn outbox(&self) -> Option<&dyn super::outbox::Outbox> {
+        None
+    }
+
     /// A message of the outbox, for its link; `None` where it is no longer kept.
     fn message<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<LinkedMessage>, ApiError>>;
 }

@@ -16,7 +16,7 @@ use crate::model::Time;
 const NOW: i64 = 1_800_000_000_000;
 
 #[derive(Default)]
-struct Fake {
+pub(super) struct Fake {
     exceptions: Mutex<BTreeMap<String, Value>>,
     acts: Mutex<Vec<(Action, String, Operator)>>,
     asked: Mutex<Vec<(Filter, u32, Option<String>)>>,
@@ -122,6 +122,10 @@ impl CasesApi for Fake {
         })
     }
 
+    fn outbox(&self) -> Option<&dyn outbox::Outbox> {
+        Some(self)
+    }
+
     fn message<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<LinkedMessage>, ApiError>> {
         let body = json!({"data": {"exceptions": [
             {"exception_id": "a", "change": "opened"}, {"exception_id": "b", "change": "reminder"},
@@ -181,7 +185,7 @@ impl Daemon for Fake {
     }
 }
 
-struct Running {
+pub(super) struct Running {
     server: Server,
     fake: Arc<Fake>,
 }
@@ -190,7 +194,7 @@ fn key() -> LinkKey {
     LinkKey::new([3; 32])
 }
 
-async fn start(tokens: Vec<Token>) -> Running {
+pub(super) async fn start(tokens: Vec<Token>) -> Running {
     let fake = Fake::with(&["a", "b", "c"]);
     let site = Site {
         daemon: fake.clone(),
@@ -204,7 +208,7 @@ async fn start(tokens: Vec<Token>) -> Running {
     Running { server, fake }
 }
 
-struct Answer {
+pub(super) struct Answer {
     status: u16,
     head: String,
     body: String,
@@ -216,12 +220,12 @@ impl Answer {
         lines.find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v)
     }
 
-    fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.body))
     }
 
     #[track_caller]
-    fn problem(&self, status: u16, says: &str) {
+    pub(super) fn problem(&self, status: u16, says: &str) {
         assert_eq!(self.status, status, "{}\n{}", self.head, self.body);
         assert_eq!(self.header("content-type"), Some("application/problem+json"));
         let body = self.json();
@@ -251,7 +255,7 @@ impl Running {
         self.request("POST", path, "Content-Type: application/json\r\n", body).await
     }
 
-    async fn request(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+    pub(super) async fn request(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
         let length = body.len();
         self.send(&format!(
             "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}"

@@ -13,6 +13,7 @@ mod desk;
 pub mod dispatcher;
 pub mod escalator;
 pub mod group;
+mod mailroom;
 pub mod partition;
 pub mod ports;
 pub mod progress;

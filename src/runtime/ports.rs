@@ -177,6 +177,10 @@ impl CasesApi for Api {
         Some(self)
     }
 
+    fn outbox(&self) -> Option<&dyn crate::http::outbox::Outbox> {
+        Some(self)
+    }
+
     fn message<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<LinkedMessage>, ApiError>> {
         async move {
             let row = self.cases.outbox_message(id).await.map_err(unavailable)?;
@@ -187,7 +191,7 @@ impl CasesApi for Api {
 }
 
 /// Cases take any cursor, and begin at the start where it is none; whoever asks should know that it is none.
-fn check_cursor(cursor: Option<&str>) -> Result<(), ApiError> {
+pub(super) fn check_cursor(cursor: Option<&str>) -> Result<(), ApiError> {
     match cursor {
         Some(c) if c.parse::<i64>().is_err() => {
             Err(ApiError::Invalid("the cursor is not one that a list gave".to_owned()))
@@ -196,7 +200,7 @@ fn check_cursor(cursor: Option<&str>) -> Result<(), ApiError> {
     }
 }
 
-fn page(page: cases::Page) -> Page {
+pub(super) fn page(page: cases::Page) -> Page {
     Page { items: page.items, next_cursor: page.next_cursor }
 }
 

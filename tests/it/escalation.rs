@@ -13,6 +13,7 @@ mod desk;
 mod digest;
 mod fence;
 mod letters;
+mod outbox;
 mod quiet;
 mod random;
 

@@ -45,7 +45,7 @@ impl Daemon for NoDaemon {
     }
 }
 
-async fn serve(world: &World) -> (Server, Client) {
+pub(super) async fn serve(world: &World) -> (Server, Client) {
     let clock = Arc::clone(&world.clock) as Arc<dyn WallClock>;
     let now = Arc::clone(&world.clock);
     let site = Site {
@@ -63,7 +63,12 @@ async fn serve(world: &World) -> (Server, Client) {
 }
 
 /// The client blocks.
-async fn ask(client: &Client, method: &'static str, path: &str, body: Value) -> anyhow::Result<Value> {
+pub(super) async fn ask(
+    client: &Client,
+    method: &'static str,
+    path: &str,
+    body: Value,
+) -> anyhow::Result<Value> {
     let (client, path) = (client.clone(), path.to_owned());
     let body = (!body.is_null()).then_some(body);
     tokio::task::spawn_blocking(move || client.ask(method, &path, body.as_ref())).await.expect("no panic")
