@@ -117,6 +117,7 @@ impl Store<'_> {
             let batch = Batch {
                 partition,
                 changes: &changes,
+                heard: &[],
                 rules: &self.in_force.rules,
                 policies: &self.in_force.policies,
                 recorded: &recorded,

@@ -35,6 +35,8 @@ pub const BOUNDS: [&str; 4] = ["occurrences", "holds", "retractions", "facts"];
 pub const CLOCK_VIOLATIONS: [&str; 2] = ["backwards", "ahead"];
 /// Kinds of `gaps_total`.
 pub const GAP_KINDS: [&str; 4] = ["retention", "truncation", "topic_recreated", "no_snapshot"];
+/// What may be wrong with a feed: `feed_incidents_open`.
+pub const FEED_TROUBLES: [&str; 3] = ["silent", "failing", "stopped"];
 /// Why a notification was decided against: `notifications_suppressed_total`.
 pub const SUPPRESSIONS: [&str; 13] = [
     "acknowledged",
@@ -139,6 +141,7 @@ struct Families {
     dead_letters: IntCounterVec,
     latency: HistogramVec,
     suppressed: IntCounterVec,
+    feed_incidents: IntGaugeVec,
     outbox_rows: IntGaugeVec,
     queue_items: IntGaugeVec,
     queue_capacity: IntGaugeVec,
@@ -270,6 +273,7 @@ impl Make<'_> {
             failed: self.counters("notifications_failed_total", &["receiver", "integration", "reason"], "Attempts to deliver a message that failed, by class of failure.")?,
             dead_letters: self.counters("dead_letters_total", &["receiver", "integration"], "Messages given up for good.")?,
             latency: self.histograms("notification_latency_seconds", &["integration"], &SHORT, "Seconds that one attempt to deliver takes.")?,
+            feed_incidents: self.gauges("feed_incidents_open", &["what"], "Feeds that are silent or say that they do not work.")?,
             suppressed: self.counters("notifications_suppressed_total", &["reason"], "Decisions not to tell somebody, by why.")?,
             outbox_rows: self.gauges("outbox_rows", &["state"], "Messages in the outbox.")?,
             queue_items: self.gauges("queue_items", &["queue"], "What waits in a bounded queue.")?,
@@ -454,6 +458,11 @@ impl Metrics {
         }
     }
 
+    /// How many incidents of feeds stand; `what` is one of [`FEED_TROUBLES`].
+    pub fn set_feed_incidents(&self, what: &str, n: i64) {
+        self.families.feed_incidents.with_label_values(&[what]).set(n);
+    }
+
     /// An exception opened.
     pub fn exception_opened(&self, rule: &str) {
         self.families.opened.with_label_values(&[rule]).inc();
@@ -518,9 +527,12 @@ impl Families {
                 let _ = family.with_label_values(&[value]);
             }
         }
-        for (family, values) in
-            [(&self.folding_waits, &WAIT_REASONS[..]), (&self.outbox_rows, &OUTBOX_STATES)]
-        {
+        let gauges: [(&IntGaugeVec, &[&str]); 3] = [
+            (&self.folding_waits, &WAIT_REASONS),
+            (&self.outbox_rows, &OUTBOX_STATES),
+            (&self.feed_incidents, &FEED_TROUBLES),
+        ];
+        for (family, values) in gauges {
             for value in values {
                 let _ = family.with_label_values(&[value]);
             }

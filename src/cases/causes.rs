@@ -55,6 +55,7 @@ impl Escalation {
                 self.causes.insert(place, found);
             }
         }
+        self.feeds(policies, members, &mut sources).await.map_err(|e| self.failed(e))?;
         Ok(sources)
     }
 

@@ -9,6 +9,7 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteConnection;
 
 use super::causes;
+use super::feeds;
 use super::fold::{self, Effect, Told};
 use super::row::{self, COLUMNS, OVERWRITE, WIDTH};
 use super::store::{lock, next_number};
@@ -52,6 +53,8 @@ struct Draft {
     changes: Vec<(i64, usize, i64, i64)>,
     unsent: Vec<(i64, Why)>,
     moves: BTreeMap<(String, Severity), i64>,
+    /// A feed's incident may begin or end.
+    stirred: bool,
 }
 
 impl Cases {
@@ -88,6 +91,9 @@ impl Cases {
         draft.unsent.iter().for_each(|(_, why)| *decided.entry(*why).or_insert(0) += 1);
         self.suppress(&decided);
         self.count(draft.moves);
+        if draft.stirred {
+            self.feeds_stirred();
+        }
         if !draft.changes.is_empty() {
             self.changed().notify_one();
         }
@@ -114,6 +120,7 @@ impl Cases {
             insert_unheard(tx, &draft.unsent, batch.now_ms).await?;
         }
         if let Some(recorded) = recorded {
+            draft.stirred = feeds::hear(tx, batch.heard).await?;
             record(tx, batch.partition, recorded, batch.now_ms).await?;
         }
         Ok((new, draft))

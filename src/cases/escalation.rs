@@ -10,6 +10,7 @@ use super::causes::Causes;
 use super::row::{self, COLUMNS, list_sql};
 use super::store::{Tx, lock};
 use super::{Cases, CasesError, operate};
+use crate::escalation::feeds::Incidents;
 use crate::escalation::{
     Budget, Case, Counts, Evidence, Flushed, Group, Member, NEVER, State, Told, Unsent, Why,
 };
@@ -23,6 +24,8 @@ pub struct Escalation {
     tx: Tx,
     pub(super) filled: bool,
     pub(super) causes: Causes,
+    /// Incidents of feeds, once read.
+    pub(super) incidents: Option<Incidents>,
     unsent: BTreeMap<Why, u64>,
 }
 
@@ -37,6 +40,7 @@ impl Cases {
             tx: self.begin().await?,
             filled: false,
             causes: Causes::new(),
+            incidents: None,
             unsent: BTreeMap::new(),
         })
     }

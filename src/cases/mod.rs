@@ -16,6 +16,7 @@ mod commit;
 mod digests;
 mod error;
 mod escalation;
+mod feeds;
 mod fence;
 mod fold;
 mod keep;
@@ -36,6 +37,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::escalation::feeds::Heard;
 use crate::model::{Change, ExceptionId, Severity, Time};
 use crate::rules::{Policies, RuleSet};
 
@@ -64,6 +66,8 @@ pub struct Batch<'a> {
     pub rules: &'a RuleSet,
     /// The policies in force, which fix the group of what opens.
     pub policies: &'a Policies,
+    /// What its records told of feeds.
+    pub heard: &'a [Heard],
     /// How far the shard is once these changes are durable.
     pub recorded: &'a Recorded,
     /// Wall time.
@@ -190,7 +194,7 @@ pub struct OutboxRow {
     pub integration: String,
     /// The address; "" for a webhook.
     pub recipient: String,
-    /// `new`, `raised`, `step`, `reminder`, `ack_expired`, `resolved`, `digest`, `test`.
+    /// `new`, `raised`, `step`, `reminder`, `ack_expired`, `resolved`, `digest`, `feed.incident`, `feed.resolved`, `test`.
     pub kind: String,
     /// The same for every message of a group.
     pub subject: String,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::sync::Notify;
 
 use super::commit::Interned;
 use super::{CasesError, row};
+use crate::escalation::feeds::Trouble;
 use crate::escalation::{Body, Why};
 use crate::model::Severity;
 
@@ -37,6 +39,10 @@ pub(super) struct Inner {
     pub(super) comments: Mutex<BTreeSet<String>>,
     /// Decisions not to send since somebody last asked.
     pub(super) suppressed: Mutex<BTreeMap<Why, u64>>,
+    /// Incidents of feeds that stand, by what is wrong.
+    pub(super) incidents: Mutex<BTreeMap<Trouble, i64>>,
+    /// Something was heard of a feed that may begin or end an incident.
+    pub(super) stirred: AtomicBool,
     changed: Arc<Notify>,
     filled: Arc<Notify>,
 }
@@ -125,6 +131,8 @@ impl Cases {
                 open: Mutex::default(),
                 comments: Mutex::default(),
                 suppressed: Mutex::default(),
+                incidents: Mutex::default(),
+                stirred: AtomicBool::new(true),
                 changed: Arc::default(),
                 filled: Arc::default(),
             }),

@@ -482,7 +482,9 @@ pub(super) fn receivers(
     all
 }
 
-pub(super) fn recipients(policies: &Policies, receiver: &str) -> Vec<Told> {
+/// Whom a receiver reaches.
+#[must_use]
+pub fn recipients(policies: &Policies, receiver: &str) -> Vec<Told> {
     let told = |recipient: &str| Told { receiver: receiver.to_owned(), recipient: recipient.to_owned() };
     let kind = policies.receiver(receiver).map(|r| &r.kind);
     kind.map(|k| k.recipients().iter().map(|a| told(a)).collect()).unwrap_or_default()

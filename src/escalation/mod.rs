@@ -13,6 +13,7 @@ pub mod audit;
 pub mod body;
 mod case;
 pub mod digest;
+pub mod feeds;
 mod fence;
 mod flush;
 mod group;
@@ -30,6 +31,7 @@ pub use digest::{Bucket, Budget, Cause, Digest, Gathered};
 pub use fence::{After, Saying, Withdrawn, fence};
 pub use flush::{
     Counts, Flushed, MAX_LISTED, Member, Message, Notice, Sender, digest_message, flush, flush_unless,
+    recipients,
 };
 pub use group::{Opening, group_of, policy_of};
 pub use letters::{Unreachable, tell_others};

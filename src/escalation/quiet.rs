@@ -30,7 +30,7 @@ pub struct Silence {
 pub struct Quiet {
     /// Those that operators made and that have not ended.
     pub silences: Vec<Silence>,
-    /// Exceptions that are explained by others, both by number.
+    /// Exceptions that are explained by others, both by number; by a feed, its number is negative.
     pub sources: BTreeMap<i64, i64>,
     /// How much recipients take; `None`: all, and a digest is sent where it is made.
     pub budget: Option<Budget>,
@@ -41,7 +41,7 @@ pub struct Quiet {
 pub struct Held {
     /// [`Why::Inhibited`], [`Why::Muted`] or [`Why::Silenced`].
     pub why: Why,
-    /// The exception that explains it, or the silence; 0: neither.
+    /// The exception that explains it, the feed (a negative number), or the silence; 0: none of them.
     pub by: i64,
     /// Of which news.
     pub seq: i64,

@@ -1,4 +1,4 @@
-//! `/api/v1/silences`, what is done to a whole group, and the audit trail.
+//! `/api/v1/silences`, what is done to a whole group, the feeds, and the audit trail.
 
 use axum::extract::{Extension, Path, State};
 use axum::http::{StatusCode, Uri};
@@ -53,6 +53,9 @@ pub trait Desk: Send + Sync {
         who: &'a Operator,
     ) -> BoxFuture<'a, Result<Option<(usize, usize, Acted)>, ApiError>>;
 
+    /// What is known of feeds, by source and lane.
+    fn feeds(&self) -> BoxFuture<'_, Result<Vec<Value>, ApiError>>;
+
     /// Rows of the audit trail after this one, in order.
     fn audit(&self, after: i64, limit: u32) -> BoxFuture<'_, Result<Vec<Value>, ApiError>>;
 }
@@ -78,6 +81,7 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/api/v1/groups/{id}/ack", post(acknowledge_group))
         .route("/api/v1/groups/{id}/unack", post(unacknowledge_group))
         .route("/api/v1/groups/{id}/resolve", post(resolve_group))
+        .route("/api/v1/feeds", get(feeds))
         .route("/api/v1/audit", get(audit))
 }
 
@@ -104,6 +108,11 @@ async fn list(State(site): State<Shared>, uri: Uri) -> Result<Response, Problem>
         }
     };
     let items = desk(&site)?.silences(ended_too).await?;
+    Ok(Json(json!({ "items": items, "next_cursor": null })).into_response())
+}
+
+async fn feeds(State(site): State<Shared>) -> Result<Response, Problem> {
+    let items = desk(&site)?.feeds().await?;
     Ok(Json(json!({ "items": items, "next_cursor": null })).into_response())
 }
 

@@ -225,7 +225,8 @@ impl Email {
 
     fn ack(&self, message: &Message) -> Option<(String, Time)> {
         let (url, key) = (self.public_url.as_deref()?, self.link_key.as_ref()?);
-        if matches!(message.kind.as_str(), "resolved" | "exceptions.resolved" | "test") {
+        let kind = message.kind.as_str();
+        if matches!(kind, "resolved" | "exceptions.resolved" | "test") || kind.starts_with("feed.") {
             return None;
         }
         let link = key.sign(&message.id, message.created_ms);

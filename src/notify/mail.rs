@@ -31,6 +31,11 @@ impl Mail<'_> {
         if body.kind == "test" || data.reason == "test" {
             return "TEST: this message only checks that the receiver is reached".to_owned();
         }
+        match body.kind.as_str() {
+            "feed.incident" => return "INCIDENT: a feed does not work".to_owned(),
+            "feed.resolved" => return "RESOLVED: a feed works again".to_owned(),
+            _ => {}
+        }
         let state = match data.group_state.as_str() {
             "" => body.kind.strip_prefix("exceptions.").unwrap_or("notice"),
             state => state,
@@ -63,6 +68,9 @@ impl Mail<'_> {
             "ack_expired" => format!("The acknowledgement has run out ({policy})"),
             "mute_ended" => format!("Held back until now ({policy})"),
             "resolved" => format!("Nothing more to do ({policy})"),
+            "feed.incident" | "feed.resolved" => {
+                "One message for the feed, none for each of its parcels".to_owned()
+            }
             "digest" => format!("Summary ({policy})"),
             _ => policy,
         }

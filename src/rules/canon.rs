@@ -279,6 +279,15 @@ pub fn policies(p: &Policies) -> String {
     if p.auditor.fallback.is_some() || p.auditor.dead_mans_switch.is_some() {
         let _ = writeln!(out, "auditor {:?}", p.auditor);
     }
+    if let Some(feeds) = &p.feeds {
+        let _ = writeln!(
+            out,
+            "feeds {} {} {}",
+            texts(&feeds.notify),
+            feeds.silent_after,
+            condition(&feeds.target)
+        );
+    }
     for (receiver, rate) in &p.rates {
         let _ = writeln!(out, "rate {receiver} {} {}", rate.messages, rate.per_ms);
     }

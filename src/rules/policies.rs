@@ -29,6 +29,19 @@ pub struct Policies {
     pub rates: BTreeMap<String, Rate>,
     /// `auditor:`.
     pub auditor: Auditor,
+    /// `feeds:`; `None`: nobody asks whether feeds speak.
+    pub feeds: Option<FeedWatch>,
+}
+
+/// Who hears of feeds that are silent, failing or stopped, and what need not be told meanwhile.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FeedWatch {
+    /// Receivers' ids; never empty.
+    pub notify: Vec<String>,
+    /// Milliseconds that any feed may be silent.
+    pub silent_after: i64,
+    /// Which exceptions a feed's incident explains; everything where it says nothing.
+    pub target: Condition,
 }
 
 /// Who watches the watchdog.

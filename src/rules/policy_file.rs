@@ -9,14 +9,14 @@ use super::condition::OF_EXCEPTION;
 use super::keys::names as names_of;
 use super::matchers::{condition, unknown_fact};
 use super::names::Names;
-use super::policies::{Auditor, Inhibit, Mute, OwnerRoute, Policies, Policy, Rate, Step};
+use super::policies::{Auditor, FeedWatch, Inhibit, Mute, OwnerRoute, Policies, Policy, Rate, Step};
 use super::policy_keys;
 use super::problem::{Place, code};
 use super::reader::{Fields, Reader};
 use super::receiver::receiver;
 use super::rule::optional;
 use super::ruleset::Span;
-use crate::model::{DAY, MINUTE, SECOND, Severity, Time};
+use crate::model::{DAY, HOUR, MINUTE, SECOND, Severity, Time};
 use crate::yaml::{Kind, Node, cut};
 
 /// Every key of the file.
@@ -63,6 +63,7 @@ pub fn policy_file(
     file.inhibit = inhibit(r, names, &fields);
     file.mute = mute(r, names, &fields);
     file.auditor = fields.get("auditor").and_then(|n| auditor(r, n, &receivers)).unwrap_or_default();
+    file.feeds = fields.get("feeds").and_then(|n| feeds(r, names, n, &receivers));
     file.rates = fields.get("rates").map(|n| rates(r, n, &receivers, &file)).unwrap_or_default();
     Some(file)
 }
@@ -189,7 +190,11 @@ fn at_least(r: &mut Reader, node: &Node, what: &str, least: i64) -> Option<i64> 
     if ms < least {
         let help = format!(
             "at least {}; leave the key out to go without",
-            if least == MINUTE { "1m" } else { "1s" }
+            match least {
+                HOUR => "1h",
+                MINUTE => "1m",
+                _ => "1s",
+            }
         );
         r.error(code::BAD_DURATION, &node.at, format!("{what} is too short"), help);
         return None;
@@ -485,6 +490,22 @@ fn rates(
         }
     }
     all
+}
+
+/// `feeds: {notify: [ops_mail], silent_after: 2h, target: {severity: [info, warning]}}`.
+fn feeds(r: &mut Reader, names: &Names, node: &Node, receivers: &BTreeMap<&str, Place>) -> Option<FeedWatch> {
+    let fields = r.object(node, "`feeds`", &policy_keys::FEEDS)?;
+    let notify = fields.get("notify").and_then(|n| told(r, n, "`notify`", receivers, false));
+    let silent_after = optional(&fields, "silent_after", |n| at_least(r, n, "`silent_after`", HOUR));
+    let target = optional(&fields, "target", |n| condition(r, names, n, "`target`", &OF_EXCEPTION));
+    if fields.get("notify").is_none() {
+        r.missing(&node.at, "`feeds`", "notify", "name receivers, as in `notify: [ops_mail]`");
+    }
+    Some(FeedWatch {
+        notify: notify?,
+        silent_after: silent_after?.unwrap_or(2 * HOUR),
+        target: target?.unwrap_or_default(),
+    })
 }
 
 /// `auditor: {fallback: ops_mail, dead_mans_switch: snitch, every: 5m}`.

@@ -4,7 +4,7 @@ use super::keys::Form::{self, Is, List, MapOf, OneOrAny, OneOrMany};
 use super::keys::{Def, Key, Object, key};
 
 /// The file.
-pub const FILE: [Key; 9] = [
+pub const FILE: [Key; 10] = [
     key("receivers", List(Def::Receiver), "Whom there is to tell", ""),
     key("policies", List(Def::Policy), "Who is told, when: groups and ladders", ""),
     key("default_policy", Is(Def::Name), "Of rules that name none", r#""handoff""#),
@@ -27,6 +27,12 @@ pub const FILE: [Key; 9] = [
         Form::Object(&AUDITOR),
         "Who hears of escalations that stand still",
         r#"{"fallback": "ops_mail", "every": "5m"}"#,
+    ),
+    key(
+        "feeds",
+        Form::Object(&FEEDS),
+        "Who hears of feeds that are silent, failing or stopped; absent: nobody",
+        r#"{"notify": ["ops_mail"], "silent_after": "2h"}"#,
     ),
     key("calendars", List(Def::CalendarOf), "Working days, hours and holidays", ""),
 ];
@@ -196,6 +202,25 @@ const AUDITOR_KEYS: [Key; 3] = [
 /// `auditor`.
 pub const AUDITOR: Object =
     Object { keys: &AUDITOR_KEYS, required: &[], about: "Who hears of escalations that stand still" };
+
+const FEED_KEYS: [Key; 3] = [
+    key("notify", OneOrMany(Def::Name), "Receivers that are told", r#"["ops_mail"]"#),
+    key(
+        "silent_after",
+        Is(Def::Elapsed),
+        "So long any feed may be silent, 2h where absent; more where it was silent longer before",
+        r#""2h""#,
+    ),
+    key(
+        "target",
+        Is(Def::ExceptionMatcher),
+        "Which exceptions are held back meanwhile; absent: all of parcels that last spoke through it",
+        r#"{"severity": {"not": "critical"}}"#,
+    ),
+];
+/// `feeds`.
+pub const FEEDS: Object =
+    Object { keys: &FEED_KEYS, required: &["notify"], about: "Who hears of feeds that do not work" };
 
 /// `calendars:` one entry.
 pub const CALENDAR: [Key; 7] = [

@@ -37,6 +37,10 @@ impl Desk for Api {
         async move { self.cases.silences(ended_too, self.clock.now_ms()).await.map_err(unavailable) }.boxed()
     }
 
+    fn feeds(&self) -> BoxFuture<'_, Result<Vec<Value>, ApiError>> {
+        async move { self.cases.feeds().await.map_err(unavailable) }.boxed()
+    }
+
     fn reach<'a>(&'a self, on: &'a Condition) -> BoxFuture<'a, Result<(u64, u64), ApiError>> {
         async move {
             let reach = self.cases.reach(on).await.map_err(unavailable)?;

@@ -9,7 +9,7 @@ use tokio::sync::{Notify, watch};
 use super::clock::WallClock;
 use crate::cases::{Cases, CasesError};
 use crate::escalation::{self, NEVER, Quiet, Sender};
-use crate::model::MINUTE;
+use crate::model::{MINUTE, SECOND};
 use crate::rules::Policies;
 
 /// Exceptions looked at, or told, in one transaction at most: the shards wait for the writer meanwhile.
@@ -21,6 +21,8 @@ const BACKLOG_AT_MOST: i64 = 15 * MINUTE;
 /// A partition that has caught up waits this long at most for the others, so that a start on history is one message a
 /// group, whichever partition was the quickest.
 const WAIT_FOR_OTHERS: i64 = MINUTE;
+/// How often feeds are looked at, unless something is heard of one.
+const FEEDS_EVERY: i64 = 15 * SECOND;
 /// How long after the database refused it is asked again.
 const RETRY: Duration = Duration::from_secs(1);
 /// The longest sleep: a clock that was set is noticed then.
@@ -114,6 +116,8 @@ pub struct Memory {
     spoke: BTreeSet<i32>,
     /// Hash of the policies that the exceptions were looked at with.
     policies: Option<String>,
+    /// When feeds are looked at again, and the hash of the policies that they were looked at with.
+    feeds: (i64, Option<String>),
 }
 
 impl Memory {
@@ -168,11 +172,14 @@ impl Escalator {
             self.cases.wake_waiting(partition, now).await?;
         }
         memory.spoke.clone_from(&speaking);
+        // Before anybody is told of a parcel: an incident of its feed is told in its place.
+        let next_feeds =
+            if speaking.len() == all.len() { self.feeds(&policies, memory, now).await? } else { NEVER };
         loop {
             // Asked of a reader: where nothing is due, which is most of the time, no writer is kept waiting.
             let next = self.cases.next_timer(&speaking).await?.min(self.cases.next_digest().await?);
             if next > now {
-                return Ok(next.min(next_to_speak));
+                return Ok(next.min(next_to_speak).min(next_feeds));
             }
             while self.look(&policies, &speaking, now).await? {}
             while self.flush(&policies, &speaking, now).await? {}
@@ -181,6 +188,21 @@ impl Escalator {
                 self.digests(&policies, now).await?;
             }
         }
+    }
+
+    /// Begins and ends incidents of feeds, where it is time to look. When it will be again.
+    async fn feeds(&self, policies: &Policies, memory: &mut Memory, now: i64) -> Result<i64, CasesError> {
+        let (next, seen) = &mut memory.feeds;
+        let anew = seen.as_deref() != Some(&policies.hash);
+        let asked = policies.feeds.is_some();
+        // One that is far ahead is of a clock that was set back.
+        let due = asked && (*next <= now || *next > now.saturating_add(FEEDS_EVERY));
+        if anew || due || (asked && self.cases.take_feeds_stirred()) {
+            self.cases.watch_feeds(policies, self.dry_run, now).await?;
+            *next = now.saturating_add(FEEDS_EVERY);
+            *seen = Some(policies.hash.clone());
+        }
+        Ok(if asked { *next } else { NEVER })
     }
 
     /// Looks at a slice of the exceptions whose time has come. Returns whether there may be more.

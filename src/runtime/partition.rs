@@ -7,6 +7,7 @@
 //! 2. **Reconcile**: the rules in force take over, and what should be open is compared with what cases says is open.
 //! 3. From then on certificates may move its clock, and new rules take over in slices, at one place of its log.
 
+mod listening;
 mod restore;
 mod save;
 mod switch;
@@ -21,6 +22,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
+use self::listening::Listening;
 use super::clock::WallClock;
 use super::progress::{PartitionProgress, Progress, Wait};
 use super::saver::{Saver, Saving};
@@ -110,6 +112,7 @@ pub struct Partition {
     hole: i64,
     out: Vec<Change>,
     rejected: Vec<Rejected>,
+    listening: Listening,
     unsent: Option<Write>,
     /// Number of the last write made.
     number: u64,
@@ -174,6 +177,7 @@ impl Partition {
             hole: 0,
             out: Vec::new(),
             rejected: Vec::new(),
+            listening: Listening::default(),
             unsent: None,
             number: 0,
             complete: recorded.clone(),
@@ -301,6 +305,7 @@ impl Partition {
             number: self.number,
             changes: std::mem::take(&mut self.out),
             rejected: std::mem::take(&mut self.rejected),
+            heard: self.listening.take(),
             rules: Arc::clone(self.shard.rules()),
             recorded: self.recorded.clone(),
         });

@@ -14,6 +14,7 @@ use super::progress::{PartitionProgress, Progress};
 use super::reload::{Refusal, Reloader};
 use super::worker::{Order, Question, Worker};
 use crate::cases::Cases;
+use crate::escalation::feeds::Trouble;
 use crate::http::ports::{Daemon, ReloadError};
 use crate::metrics::{OUTBOX_STATES, set_time};
 use crate::model::{Severity, Time};
@@ -156,6 +157,7 @@ impl Daemon for DaemonPort {
                 metrics.suppressed(why.name(), n);
             }
             self.count_exceptions();
+            self.count_feeds();
             self.count_outbox().await;
         })
     }
@@ -209,6 +211,14 @@ impl DaemonPort {
                 let n = open.get(&(rule.to_owned(), severity)).copied().unwrap_or(0);
                 self.progress.metrics.set_exceptions_open(rule, severity, n);
             }
+        }
+    }
+
+    fn count_feeds(&self) {
+        let standing = self.cases.feed_incidents();
+        for trouble in Trouble::ALL {
+            let n = standing.get(&trouble).copied().unwrap_or(0);
+            self.progress.metrics.set_feed_incidents(trouble.name(), n);
         }
     }
 

@@ -10,6 +10,7 @@ use super::clock::WallClock;
 use super::escalator::Backlog;
 use super::progress::{PartitionProgress, Progress, Wait};
 use crate::cases::{Batch, Cases, CasesError, Recorded, Rejected};
+use crate::escalation::feeds::Heard;
 use crate::metrics::observe_ms;
 use crate::model::{Change, ChangeKind, MINUTE};
 use crate::rules::{Policies, RuleSet};
@@ -27,6 +28,8 @@ pub struct Write {
     pub changes: Vec<Change>,
     /// Records that could not be decoded.
     pub rejected: Vec<Rejected>,
+    /// What its records told of feeds.
+    pub heard: Vec<Heard>,
     /// The rules that decided.
     pub rules: Arc<RuleSet>,
     /// How far the shard is.
@@ -117,6 +120,7 @@ impl Writer {
         let batch = Batch {
             partition: write.progress.partition,
             changes: &write.changes,
+            heard: &write.heard,
             rules: &write.rules,
             policies: &policies,
             recorded: &write.recorded,
@@ -166,6 +170,7 @@ fn merged(writes: Vec<Write>) -> Vec<Write> {
             Some(into) => {
                 into.changes.extend(write.changes);
                 into.rejected.extend(write.rejected);
+                into.heard.extend(write.heard);
                 into.number = write.number;
                 into.recorded = write.recorded;
             }

@@ -236,6 +236,7 @@ async fn a_locked_file_is_waited_for_and_nothing_is_lost() {
     let batch = Batch {
         partition: 0,
         changes: &changes,
+        heard: &[],
         rules: &rules,
         policies: &policies,
         recorded: &recorded,
@@ -263,6 +264,7 @@ async fn a_full_disk_takes_whole_batches_or_none_and_goes_on_when_there_is_room(
         let batch = Batch {
             partition: 0,
             changes: &changes,
+            heard: &[],
             rules: &rules,
             policies: &policies,
             recorded: &recorded,
@@ -289,6 +291,7 @@ async fn a_full_disk_takes_whole_batches_or_none_and_goes_on_when_there_is_room(
     let batch = Batch {
         partition: 0,
         changes: &changes,
+        heard: &[],
         rules: &rules,
         policies: &policies,
         recorded: &recorded,

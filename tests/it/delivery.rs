@@ -246,6 +246,7 @@ impl Bench {
         let batch = Batch {
             partition: 0,
             changes: &[change],
+            heard: &[],
             rules: &self.rules,
             policies: &self.policies,
             recorded: &Recorded { position: offset + 1, watermark: Time(now), rules_hash: "rules".into() },

@@ -11,6 +11,7 @@ use crate::world::{
 mod auditor;
 mod desk;
 mod digest;
+mod feeds;
 mod fence;
 mod letters;
 mod outbox;
@@ -411,6 +412,7 @@ async fn the_loop_wakes_at_a_commit_and_stops_when_told() {
     let batch = parcelwatch::cases::Batch {
         partition: 0,
         changes: &changes,
+        heard: &[],
         rules: &rules,
         policies: &policies,
         recorded: &recorded,

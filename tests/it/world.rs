@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use parcelwatch::cases::{Batch, Cases, Committed, Options, Recorded};
+use parcelwatch::escalation::feeds::Heard;
 use parcelwatch::model::{Change, ChangeKind, DerivedTime, FactRef, Resolution, Severity, Time, known_fact};
 use parcelwatch::rules::policies::{OwnerRoute, Policies, Policy, Receiver, ReceiverKind, SecretText, Step};
 use parcelwatch::rules::ruleset::{
@@ -256,12 +257,29 @@ impl World {
         let batch = Batch {
             partition,
             changes,
+            heard: &[],
             rules: &self.rules,
             policies: &self.policies,
             recorded: &recorded,
             now_ms: self.now(),
         };
         self.cases.commit(&batch).await.expect("commits")
+    }
+
+    /// What the records of a partition, known up to now, told of a feed.
+    pub async fn hear(&self, partition: i32, heard: &[Heard]) {
+        let recorded =
+            Recorded { position: 0, watermark: Time(self.now()), rules_hash: self.rules.hash.clone() };
+        let batch = Batch {
+            partition,
+            changes: &[],
+            heard,
+            rules: &self.rules,
+            policies: &self.policies,
+            recorded: &recorded,
+            now_ms: self.now(),
+        };
+        self.cases.commit(&batch).await.expect("commits");
     }
 
     /// Lets the clock run to `ms`, with a turn of the escalator now and at each of its timers.

@@ -122,6 +122,7 @@ impl Partition {
         }
         match event {
             Ok(event) => {
+                self.listening.note(event, append);
                 let key = batch.key(raw);
                 if !key.is_empty() && key != event.parcel_id.as_bytes() && !event.parcel_id.is_empty() {
                     metrics.key_mismatch.inc();
