@@ -138,8 +138,8 @@ impl Desk {
         case.ladder.next_ms = now;
     }
 
-    /// What an exception explained is looked at again.
-    fn wake_explained(&mut self, source: i64, now: i64) {
+    /// What an exception explained, or a feed (a negative number), is looked at again.
+    pub fn wake_explained(&mut self, source: i64, now: i64) {
         for case in self.cases.values_mut() {
             if case.ladder.held.is_some_and(|h| h.why == Why::Inhibited && h.by == source) {
                 case.ladder.next_ms = now;

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use parcelwatch::engine::{Lifetimes, Shard};
+use parcelwatch::escalation::feeds::{self, Incidents};
 use parcelwatch::escalation::{
     Case, Evidence, Member, NEVER, Notice, Quiet, Reason, Sender, Silence, State, Told, Unsent, Why, Word,
     audit, flush_unless, quiet, step,
@@ -15,7 +16,7 @@ use parcelwatch::rules::Policies;
 use parcelwatch::rules::calendar::Calendar;
 use parcelwatch::rules::condition::Condition;
 use parcelwatch::rules::policies::{
-    Inhibit, Mute, OwnerRoute, Policy, Rate, Receiver, ReceiverKind, SecretText, Step,
+    FeedWatch, Inhibit, Mute, OwnerRoute, Policy, Rate, Receiver, ReceiverKind, SecretText, Step,
 };
 use parcelwatch::rules::ruleset::Span;
 use serde_json::json;
@@ -74,6 +75,7 @@ fn policies(random: &mut Random) -> Policies {
         owners: BTreeMap::from([("carrier".to_owned(), route)]),
         mute: if random.percent(40) { vec![mute(random)] } else { Vec::new() },
         inhibit: if random.percent(40) { vec![inhibit(random)] } else { Vec::new() },
+        feeds: random.percent(50).then(|| feed_watch(random)),
         rates: BTreeMap::from([("desk".to_owned(), Rate { messages: random.within(1, 30), per_ms: HOUR })]),
         ..Policies::default()
     }
@@ -107,6 +109,24 @@ fn inhibit(random: &mut Random) -> Inhibit {
     Inhibit { source: condition(random), target: condition(random), equal }
 }
 
+fn feed_watch(random: &mut Random) -> FeedWatch {
+    let target = if random.percent(50) { Condition::default() } else { condition(random) };
+    FeedWatch { notify: vec!["lead".into()], silent_after: 2 * HOUR, target }
+}
+
+const SOURCES: [&str; 3] = ["17track", "correos", "broker"];
+
+/// Says through which feed the parcel last spoke; of one in four nobody knows.
+fn through(change: &mut Change) {
+    let Some(evidence) = change.evidence.as_deref() else { return };
+    let mut evidence: serde_json::Value = serde_json::from_str(evidence).expect("JSON");
+    let sum: usize = change.parcel_id.bytes().map(usize::from).sum();
+    if let Some(source) = SOURCES.get(sum % 4) {
+        evidence["facts"]["source.system"] = (*source).into();
+    }
+    change.evidence = Some(evidence.to_string().into());
+}
+
 /// The changes of a dirty stream, in the order of their times.
 fn changes(random: &mut Random) -> Vec<Change> {
     let mut shard = Shard::new(Rulebook::new(random).build(), Lifetimes::default(), true);
@@ -115,6 +135,7 @@ fn changes(random: &mut Random) -> Vec<Change> {
     let mut out = fold(&mut shard, &records);
     let end = shard.watermark().plus(6 * HOUR);
     shard.advance(end, usize::MAX, &mut out);
+    out.iter_mut().for_each(through);
     out
 }
 
@@ -124,6 +145,8 @@ struct Office {
     policies: Policies,
     edited: bool,
     now: i64,
+    /// Feeds that do not work.
+    incidents: Incidents,
     /// What each recipient has: ids of messages with their bodies.
     received: BTreeMap<(Told, String), String>,
     /// Exceptions that an operator ever touched.
@@ -135,8 +158,9 @@ impl Office {
         let mut random = Random::new(seed);
         let changes = changes(&mut random);
         let (desk, policies) = (Desk::default(), policies(&mut random));
-        let (received, touched) = Default::default();
-        let mut office = Office { random, desk, policies, edited: false, now: 0, received, touched };
+        let (received, touched, incidents) = Default::default();
+        let mut office =
+            Office { random, desk, policies, edited: false, now: 0, incidents, received, touched };
         for change in &changes {
             // Between two changes the escalator and the dispatcher live on.
             let committed = office.now.max(change.at.0 + office.random.within(0, 3 * SECOND));
@@ -203,6 +227,9 @@ impl Office {
             let targets = members.iter().map(|m| (&m.case, &m.evidence));
             quiet::inhibit(entry, targets, self.desk.known(), &mut sources);
         }
+        if let Some(watch) = &self.policies.feeds {
+            feeds::explain(watch, &self.incidents, members, &mut sources);
+        }
         Quiet { silences: self.desk.silences.clone(), sources, budget: Some(self.desk.budget.clone()) }
     }
 
@@ -238,7 +265,14 @@ impl Office {
                         && same(other, more)
                 })
         });
-        silenced || muted || explained
+        let fact = |name: &str| evidence.facts.get(name).and_then(|v| v.as_str()).unwrap_or("-");
+        let dark = self.policies.feeds.as_ref().is_some_and(|watch| {
+            said(&watch.target, case, evidence)
+                && self.incidents.keys().any(|(source, lane)| {
+                    source == fact("source.system") && (lane.is_empty() || lane == fact("lane"))
+                })
+        });
+        silenced || muted || explained || dark
     }
 
     fn check_flush(&self, flushed: &parcelwatch::escalation::Flushed, before: i64) {
@@ -359,6 +393,13 @@ impl Office {
                 let number = self.random.within(1, self.desk.silences.len().max(1) as i64);
                 self.desk.end_silence(number, self.now);
             }
+            15 | 16 => {
+                let lane = *self.random.pick(&["", "CN-ES", "CN-FR"]);
+                let feed = ((*self.random.pick(&SOURCES)).to_owned(), lane.to_owned());
+                let number = self.incidents.len() as i64 + 1 + self.now;
+                self.incidents.entry(feed).or_insert(number);
+            }
+            17 | 18 => self.end_incident(),
             // The clock is set back a little, as time servers do.
             14 => self.now -= self.random.within(0, 2 * MINUTE),
             8 if self.random.percent(10) => {
@@ -368,6 +409,15 @@ impl Office {
                 open.for_each(|c| c.ladder.next_ms = self.now);
             }
             _ => {}
+        }
+    }
+
+    /// A feed works again.
+    fn end_incident(&mut self) {
+        let place = self.random.below(self.incidents.len().max(1) as u64) as usize;
+        let Some(feed) = self.incidents.keys().nth(place).cloned() else { return };
+        if let Some(number) = self.incidents.remove(&feed) {
+            self.desk.wake_explained(-number, self.now);
         }
     }
 
