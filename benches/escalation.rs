@@ -158,6 +158,7 @@ async fn commit(cases: &Cases, in_force: &InForce, n: u64, lanes: u64) -> Durati
             policies: &in_force.policies,
             recorded: &recorded,
             now_ms: now,
+            heard: &[],
         };
         let started = Instant::now();
         cases.commit(&batch).await.expect("the database takes it");
@@ -311,6 +312,7 @@ async fn standing(folder: &Path, in_force: &InForce, n: u64) {
             policies: &in_force.policies,
             recorded: &recorded,
             now_ms: now,
+            heard: &[],
         };
         cases.commit(&batch).await.expect("the database takes it");
         let started = Instant::now();

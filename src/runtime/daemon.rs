@@ -22,7 +22,7 @@ use super::group::Group;
 use super::partition::Context;
 use super::ports::Api;
 use super::progress::Progress;
-use super::reload::{Reload, Reloader};
+use super::reload::{Refusal, Reload, Reloader};
 use super::restore::{Compile, Restorer};
 use super::saver::Saver;
 use super::status::{DaemonPort, Facts};
@@ -150,6 +150,10 @@ pub struct Daemon {
 
 /// How long a database that is locked at the start is waited for.
 const OPEN: Duration = Duration::from_secs(60);
+
+/// How often a reload by a signal is tried while it cannot be, and how long in between.
+const AGAIN_AT_MOST: u32 = 120;
+const AGAIN: Duration = Duration::from_secs(5);
 
 impl Daemon {
     /// Starts everything. An unreachable broker is no error here.
@@ -346,7 +350,15 @@ impl Daemon {
     /// Reads rules and policies anew, as `by` asks, in a task of its own. What came of it is in the log and the metric.
     pub fn reload(&self, by: &'static str) {
         let reloader = Arc::clone(&self.reloader);
-        tokio::spawn(async move { reloader.reload(by, None).await });
+        tokio::spawn(async move {
+            // Nobody waits for an answer to a signal: what only the moment refuses is tried again for a while.
+            for _ in 0..AGAIN_AT_MOST {
+                if !matches!(reloader.reload(by, None).await, Err(Refusal::NotNow(_))) {
+                    return;
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+        });
     }
 
     /// The daemon as the listener sees it.

@@ -215,6 +215,12 @@ impl Progress {
         self.assigned.load(Ordering::Relaxed)
     }
 
+    /// Whether the state of a partition is being loaded.
+    #[must_use]
+    pub fn is_loading(&self) -> bool {
+        !lock(&self.loading).is_empty()
+    }
+
     /// A partition's state is loaded.
     pub fn loaded(&self, partition: i32) {
         lock(&self.loading).remove(&partition);

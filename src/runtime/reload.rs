@@ -136,7 +136,8 @@ impl Reloader {
         let new_policies = self.policies.borrow().hash != policies.hash;
         let foreseen = if new_rules { self.foresee(&rules).await? } else { Foreseen::default() };
         let openings = foreseen.openings();
-        let accepted = accept.is_some_and(|a| a.len() >= SHORT && rules.hash.starts_with(a));
+        let accepted =
+            accept.is_some_and(|a| a.len() >= SHORT && rules.hash.starts_with(&a.to_ascii_lowercase()));
         if openings > self.reload.max_openings && !accepted {
             let foreseen = shown(&foreseen);
             return Err(Refusal::Brake { hash: rules.hash.clone(), openings, foreseen });
@@ -207,9 +208,9 @@ impl Reloader {
     async fn foresee(&self, rules: &Arc<RuleSet>) -> Result<Foreseen, Refusal> {
         let ours = || self.progress.partitions().iter().map(|p| p.partition).collect::<BTreeSet<i32>>();
         let not_now = |why: &str| Refusal::NotNow(why.to_owned());
-        if !self.progress.is_assigned() {
+        if !self.progress.is_assigned() || self.progress.is_loading() {
             return Err(not_now(
-                "no partitions are assigned yet, so nobody can say what the new rules would open; see /-/ready",
+                "no partitions are assigned yet, or their state is being loaded, so nobody can say what the new rules would open; see /-/ready",
             ));
         }
         let (answer, mut answers) = mpsc::channel(4_096);
@@ -246,6 +247,7 @@ impl Reloader {
         let Some(every) = self.reload.every else { return };
         let mut taken = (self.reload.fingerprint)();
         let mut before = taken.clone();
+        let mut again = false;
         loop {
             tokio::select! {
                 () = tokio::time::sleep(every) => {}
@@ -253,12 +255,11 @@ impl Reloader {
             }
             let fingerprint = Arc::clone(&self.reload.fingerprint);
             let Ok(now) = tokio::task::spawn_blocking(move || fingerprint()).await else { return };
-            if now.is_some() && now != taken && now == before {
+            if now.is_some() && (again || now != taken) && now == before {
                 // What is wrong with the files is in the log and the metric, and is looked at again when they change. What is
-                // wrong with the moment passes.
-                if !matches!(self.reload(BY_FILE, None).await, Err(Refusal::NotNow(_))) {
-                    taken.clone_from(&now);
-                }
+                // wrong with the moment passes, even where the files are what they were by then.
+                again = matches!(self.reload(BY_FILE, None).await, Err(Refusal::NotNow(_)));
+                taken.clone_from(&now);
             }
             before = now;
         }
