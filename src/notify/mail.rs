@@ -33,7 +33,7 @@ impl Mail<'_> {
         }
         match body.kind.as_str() {
             "feed.incident" => return "INCIDENT: a feed does not work".to_owned(),
-            "feed.resolved" => return "RESOLVED: a feed works again".to_owned(),
+            "feed.resolved" => return "RESOLVED: the incident of a feed is over".to_owned(),
             _ => {}
         }
         let state = match data.group_state.as_str() {

@@ -121,6 +121,8 @@ fn headlines_name_every_state() {
     assert!(headline(|b| b.data.group_state = "acknowledged".into()).starts_with("ACKNOWLEDGED, critical: "));
     assert!(headline(|b| b.data.group_state = "resolved".into()).starts_with("RESOLVED: 12 open"));
     assert!(headline(|b| b.kind = "test".into()).starts_with("TEST: "));
+    assert_eq!(headline(|b| b.kind = "feed.incident".into()), "INCIDENT: a feed does not work");
+    assert_eq!(headline(|b| b.kind = "feed.resolved".into()), "RESOLVED: the incident of a feed is over");
     assert!(headline(|b| b.data.exceptions.clear()).starts_with("OPEN: "));
 }
 

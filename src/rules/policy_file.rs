@@ -188,14 +188,12 @@ fn time_of_day(r: &mut Reader, node: &Node) -> Option<i64> {
 fn at_least(r: &mut Reader, node: &Node, what: &str, least: i64) -> Option<i64> {
     let ms = r.elapsed(node, what)?;
     if ms < least {
-        let help = format!(
-            "at least {}; leave the key out to go without",
-            match least {
-                HOUR => "1h",
-                MINUTE => "1m",
-                _ => "1s",
-            }
-        );
+        let help = match least {
+            // The default takes the place of that one.
+            HOUR => "at least 1h: silence is measured by the hour",
+            MINUTE => "at least 1m; leave the key out to go without",
+            _ => "at least 1s; leave the key out to go without",
+        };
         r.error(code::BAD_DURATION, &node.at, format!("{what} is too short"), help);
         return None;
     }

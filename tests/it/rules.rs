@@ -58,6 +58,7 @@ fn policies_and_calendars_compile() {
     assert_eq!((rules.rules.len(), rules.calendars.len()), (2, 3));
     assert_eq!((policies.receivers.len(), policies.policies.len()), (3, 3));
     assert_eq!((policies.inhibit.len(), policies.mute.len()), (1, 2));
+    assert_eq!(policies.feeds.as_ref().unwrap().silent_after, 3 * 3_600_000);
     let office = policies.policy("office").unwrap();
     assert!(office.comment_needed && office.digest_at == Some(8 * 3_600_000));
     assert_eq!((office.spans[1].business_days, office.spans[1].ms), (1, 2 * 3_600_000));
@@ -69,9 +70,13 @@ fn policies_and_calendars_compile() {
         good(&files).policies.unwrap().hash
     };
     let same = hash(&|t| t.to_owned());
-    for (from, to) in
-        [("outside: true, ", ""), ("equal: [lane]", "equal: []"), ("1bd2h", "1bd3h"), ("08:00", "08:30")]
-    {
+    for (from, to) in [
+        ("outside: true, ", ""),
+        ("equal: [lane]", "equal: []"),
+        ("1bd2h", "1bd3h"),
+        ("08:00", "08:30"),
+        ("3h, target", "4h, target"),
+    ] {
         assert_ne!(same, hash(&|t| t.replace(from, to)), "{from} -> {to}");
     }
     assert_eq!(policies.default_policy.as_deref(), Some("handoff"));

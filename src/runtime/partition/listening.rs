@@ -85,3 +85,58 @@ fn stated<'a>(event: &'a Event<'_>, number: Option<u16>) -> Option<&'a str> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::decode::{FactNames, decode};
+
+    fn listen(records: &[(i64, &str)]) -> Listening {
+        let mut listening = Listening::default();
+        let names = FactNames::new(std::iter::empty());
+        for (append, json) in records {
+            let event = decode(json.as_bytes(), &names).expect("a record");
+            listening.note(&event, Time(*append));
+        }
+        listening
+    }
+
+    const SCAN: &str = r#"{"parcel_id":"P1","milestone":"domestic_scan","event_time":"2026-10-14T07:00:00Z","lane":"CN-ES",
+        "source":{"system":"correos"}}"#;
+
+    #[test]
+    fn a_feed_that_speaks_all_the_time_is_handed_over_now_and_then() {
+        let mut listening = listen(&[(HOUR, SCAN), (HOUR + 1, SCAN), (HOUR + SLOT, SCAN), (3 * HOUR, SCAN)]);
+        let heard = listening.take();
+        let [heard] = &heard[..] else { panic!("{heard:?}") };
+        assert_eq!((&*heard.source, &*heard.lane), ("correos", "CN-ES"));
+        assert_eq!(heard.spoke, Some((HOUR, 3 * HOUR)));
+        assert_eq!(heard.hours.iter().copied().collect::<Vec<_>>(), [1, 3]);
+        assert!(listening.take().is_empty());
+        let event = decode(SCAN.as_bytes(), &FactNames::new(std::iter::empty())).expect("a record");
+        listening.note(&event, Time(3 * HOUR + SLOT - 1));
+        assert!(listening.take().is_empty(), "nothing new within the slot");
+        listening.note(&event, Time(3 * HOUR + SLOT));
+        assert_eq!(listening.take().len(), 1);
+    }
+
+    #[test]
+    fn health_is_what_a_record_without_a_parcel_says_and_no_sign_of_life() {
+        let health = |more: &str| {
+            format!(
+                r#"{{"control":"feed_health","event_time":"1970-01-01T01:00:00Z","source":{{"system":"17track"}},{more}}}"#
+            )
+        };
+        let about_feed = health(r#""feed_status":"failing""#);
+        let about_parcel = health(r#""feed_status":"stopped","parcel_id":"P1""#);
+        let unknown = health(r#""feed_status":"tired""#);
+        let test = health(r#""feed_status":"stopped","is_test":true"#);
+        let records = [about_feed.as_str(), &about_parcel, &unknown, &test].map(|r| (2 * HOUR, r));
+        let heard = listen(&records).take();
+        let [heard] = &heard[..] else { panic!("{heard:?}") };
+        assert_eq!((heard.health, heard.spoke), (Some((HOUR, Health::Failing)), None));
+        // A time far ahead of its being stored is none.
+        let heard = listen(&[(0, &about_feed)]).take();
+        assert_eq!(heard[0].health, Some((0, Health::Failing)));
+    }
+}
