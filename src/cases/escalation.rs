@@ -475,7 +475,7 @@ impl Escalation {
     }
 }
 
-fn group_of(r: &SqliteRow) -> sqlx::Result<Group> {
+pub(super) fn group_of(r: &SqliteRow) -> sqlx::Result<Group> {
     let values: &str = r.try_get(2)?;
     let values: Map<String, Value> =
         serde_json::from_str(values).map_err(|e| sqlx::Error::Decode(Box::new(e)))?;

@@ -6,6 +6,7 @@ pub mod check;
 pub mod client;
 pub mod demo;
 pub mod explain;
+pub mod notify;
 pub mod offline;
 pub mod outbox;
 pub mod plan;
@@ -120,6 +121,9 @@ enum Command {
     /// Keep quiet for a time about what fits, see what is, end it
     #[command(subcommand)]
     Silence(silence::Silence),
+    /// Try a receiver; see what an exception would send
+    #[command(subcommand)]
+    Notify(notify::Notify),
     /// Messages: see those that failed, have them tried again, drop them
     #[command(subcommand)]
     Outbox(outbox::Outbox),
@@ -194,6 +198,7 @@ pub fn main() -> ExitCode {
         }
         Command::Backtest(options) => backtest::run(&options),
         Command::Silence(silence) => silence::run(&silence),
+        Command::Notify(notify) => notify::run(&notify),
         Command::Outbox(outbox) => outbox::run(&outbox),
         Command::Audit(audit) => audit::run(&audit),
     };

@@ -292,7 +292,7 @@ pub(super) fn list(page: Page) -> Response {
     Json(json!({ "items": page.items, "next_cursor": page.next_cursor })).into_response()
 }
 
-fn no_exception(id: &str) -> Problem {
+pub(super) fn no_exception(id: &str) -> Problem {
     Problem::not_found(format!("there is no exception {}", shown(id)))
 }
 

@@ -11,6 +11,7 @@ mod listener;
 pub mod outbox;
 pub mod ports;
 mod problem;
+pub mod receivers;
 pub mod silences;
 
 use std::net::SocketAddr;
@@ -129,6 +130,7 @@ fn router(site: Shared, request_max: Duration) -> Router {
     let guarded = api::routes()
         .merge(silences::routes())
         .merge(outbox::routes())
+        .merge(receivers::routes())
         .route("/-/reload", post(reload))
         .layer(middleware::from_fn_with_state(site.clone(), auth::require));
     Router::new()

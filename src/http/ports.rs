@@ -111,6 +111,11 @@ pub trait CasesApi: Send + Sync {
         None
     }
 
+    /// Tests of receivers, and what would be sent; `None`: that is not offered.
+    fn receivers(&self) -> Option<&dyn super::receivers::Receivers> {
+        None
+    }
+
     /// A message of the outbox, for its link; `None` where it is no longer kept.
     fn message<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<LinkedMessage>, ApiError>>;
 }

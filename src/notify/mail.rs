@@ -24,6 +24,16 @@ pub(super) struct Mail<'a> {
     pub ack: Option<(String, Time)>,
 }
 
+/// The mail of a body, for looking at: its text and its HTML, without a link.
+///
+/// # Errors
+/// Where the body cannot be read.
+pub fn of(body: &str, receiver: &str) -> Result<(String, String), serde_json::Error> {
+    let body = Body::read(body)?;
+    let mail = Mail { body: &body, receiver, ack: None };
+    Ok((mail.text(), mail.html()))
+}
+
 impl Mail<'_> {
     /// The state in one line: "OPEN, high: 12 open, 1 acknowledged, 3 resolved".
     pub fn headline(&self) -> String {

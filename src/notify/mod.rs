@@ -17,6 +17,8 @@ pub mod pagerduty;
 pub mod slack;
 pub mod webhook;
 
+pub use mail::of as mail_of;
+
 use futures_util::future::BoxFuture;
 
 /// A row of the outbox, to be delivered to one recipient.

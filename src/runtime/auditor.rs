@@ -190,7 +190,8 @@ struct Word {
     summary: Vec<String>,
 }
 
-fn hash(parts: &[&str]) -> String {
+/// An id of parts.
+pub(super) fn hash(parts: &[&str]) -> String {
     let mut hash = Sha256::new();
     for part in parts {
         hash.update(part.as_bytes());

@@ -263,6 +263,7 @@ impl Daemon {
             dry_run: settings.dry_run,
         };
         tokio::spawn(auditor.run(stopping.clone()));
+        let policies_shown = policies.clone();
         let escalator = Escalator {
             cases: cases.clone(),
             policies,
@@ -311,7 +312,13 @@ impl Daemon {
         let now = Arc::clone(&clock);
         let site = Site {
             daemon: Arc::clone(&port) as Arc<dyn crate::http::ports::Daemon>,
-            cases: Arc::new(Api { cases: cases.clone(), clock }),
+            cases: Arc::new(Api {
+                cases: cases.clone(),
+                clock,
+                policies: policies_shown,
+                public_url: settings.public_url.clone(),
+                dry_run: settings.dry_run,
+            }),
             metrics: Arc::clone(&metrics),
             tokens: settings.tokens,
             link_key: Some(link_key),

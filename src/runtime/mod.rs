@@ -24,5 +24,6 @@ pub mod restore;
 pub mod saver;
 pub mod status;
 pub mod systemd;
+mod trial;
 pub mod worker;
 pub mod writer;

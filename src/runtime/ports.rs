@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::clock::WallClock;
 use super::desk;
@@ -17,6 +17,7 @@ use crate::http::ports::{
 use crate::http::silences::Desk;
 use crate::model::Time;
 use crate::notify::{Message, Stated};
+use crate::rules::Policies;
 
 impl Outbox for Cases {
     async fn due(
@@ -94,6 +95,12 @@ pub struct Api {
     pub cases: Cases,
     /// What time it is.
     pub clock: Arc<dyn WallClock>,
+    /// The policies in force.
+    pub policies: watch::Receiver<Arc<Policies>>,
+    /// Where the listener is reached from outside, for what shows its address.
+    pub public_url: Option<String>,
+    /// The daemon sends nothing.
+    pub dry_run: bool,
 }
 
 impl CasesApi for Api {
@@ -174,6 +181,10 @@ impl CasesApi for Api {
     }
 
     fn desk(&self) -> Option<&dyn Desk> {
+        Some(self)
+    }
+
+    fn receivers(&self) -> Option<&dyn crate::http::receivers::Receivers> {
         Some(self)
     }
 

@@ -182,7 +182,13 @@ impl Bench {
         let now = clock.clone();
         let site = Site {
             daemon: Arc::new(Idle),
-            cases: Arc::new(Api { cases: cases.clone(), clock: clock.clone() }),
+            cases: Arc::new(Api {
+                cases: cases.clone(),
+                clock: clock.clone(),
+                policies: watch::channel(policies.clone()).1,
+                public_url: None,
+                dry_run: false,
+            }),
             metrics: metrics.clone(),
             tokens: Vec::new(),
             link_key: Some(key.clone()),
@@ -449,5 +455,28 @@ async fn a_receiver_says_when_to_come_back_or_never() {
     assert!(waited >= Duration::from_millis(990), "came back after {waited:?}");
     assert!(hooks.hooks_at("/ok").is_empty(), "a redirect was followed");
     assert_eq!(hooks.hooks_at("/410").len(), 1);
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_of_a_receiver_says_whether_it_was_delivered_and_why_not() {
+    use parcelwatch::cli::{client, notify, outbox};
+    let hooks = Webhooks::start();
+    hooks.script("/broken", [Answer::Status(404)]);
+    let (fine, broken) = (hook(&hooks.url("/fine")), hook(&hooks.url("/broken")));
+    let bench = Bench::start(vec![("fine", fine), ("broken", broken)], None).await;
+    let url = format!("http://{}", bench.server.address());
+    for (receiver, code) in [("fine", 0), ("broken", 1)] {
+        let test = notify::Notify::Test {
+            receiver: receiver.into(),
+            dry_run: false,
+            timeout: 60,
+            who: outbox::Who { by: Some("ann".into()), comment: None },
+            daemon: client::Daemon::at(&url),
+        };
+        let done = tokio::task::spawn_blocking(move || notify::run(&test).unwrap()).await.unwrap();
+        assert_eq!(done, code, "{receiver}");
+    }
+    assert_eq!(hooks.hooks_at("/fine")[0].json()["type"], "test");
     bench.end().await;
 }

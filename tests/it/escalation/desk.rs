@@ -50,7 +50,13 @@ pub(super) async fn serve(world: &World) -> (Server, Client) {
     let now = Arc::clone(&world.clock);
     let site = Site {
         daemon: Arc::new(NoDaemon),
-        cases: Arc::new(Api { cases: world.cases.clone(), clock }),
+        cases: Arc::new(Api {
+            cases: world.cases.clone(),
+            clock,
+            policies: tokio::sync::watch::channel(Arc::clone(&world.policies)).1,
+            public_url: Some("https://watch.example.org".into()),
+            dry_run: false,
+        }),
         metrics: Arc::new(Metrics::new().expect("metrics")),
         tokens: Vec::new(),
         link_key: None,

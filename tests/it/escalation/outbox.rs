@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use parcelwatch::cases::{OutboxRow, Outcome};
 use parcelwatch::cli::client::Daemon as Client;
+use parcelwatch::cli::notify::{self, Notify};
 use parcelwatch::cli::outbox::{self, Format, Outbox, Who};
 use serde_json::{Value, json};
 
 use super::desk::{ask, serve};
-use crate::world::{World, policies, step};
+use crate::world::{World, opened, policies, step};
 
 fn row(id: &str, thread: &str, created_ms: i64) -> OutboxRow {
     OutboxRow {
@@ -142,5 +143,77 @@ async fn dead_letters_of_a_receiver_are_replayed_by_range() {
     let audit = ask(&client, "GET", "/api/v1/audit", Value::Null).await.expect("shows");
     assert_eq!(audit["items"].as_array().map(Vec::len), Some(1));
     assert!(audit["items"][0]["detail"].as_str().expect("a text").contains("1000"), "{audit}");
+    server.stop(Duration::from_secs(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_test_goes_to_each_recipient_and_a_preview_is_what_is_sent() {
+    let mut world = World::new(policies(vec![step(0, &["erp"], None)])).await;
+    let (server, client) = serve(&world).await;
+    let test = |receiver: &str, dry_run: bool| {
+        let notify = Notify::Test {
+            receiver: receiver.into(),
+            dry_run,
+            timeout: 0,
+            who: Who { by: Some("ann".into()), comment: Some("new key".into()) },
+            daemon: client.clone(),
+        };
+        tokio::task::spawn_blocking(move || notify::run(&notify).map_err(|e| e.to_string()))
+    };
+    assert_eq!(test("ops_mail", true).await.expect("no panic"), Ok(0));
+    assert!(states(&client).await.is_empty(), "a dry run writes nothing");
+    assert_eq!(test("ops_mail", false).await.expect("no panic"), Ok(1), "nobody delivers here");
+    let said = test("nobody", false).await.expect("no panic").expect_err("none");
+    assert!(said.contains("no receiver \"nobody\""), "{said}");
+    let rows = world.cases.outbox_due("ops_mail", world.now(), 10, 1_000).await.expect("reads");
+    let to: Vec<&str> = rows.iter().map(|r| r.recipient.as_str()).collect();
+    assert_eq!(to, ["a@example.org", "b@example.org"]);
+    let body: Value = serde_json::from_str(&rows[0].body).expect("JSON");
+    assert_eq!(
+        (&body["type"], &body["data"]["reason"], rows[0].kind.as_str()),
+        (&json!("test"), &json!("test"), "test")
+    );
+    assert!(body["data"]["summary"][0].as_str().is_some_and(|s| s.contains("ann")), "{body}");
+    let audit = ask(&client, "GET", "/api/v1/audit", Value::Null).await.expect("shows");
+    assert_eq!(audit["items"].as_array().map(Vec::len), Some(1), "a dry run does nothing: {audit}");
+    assert_eq!(audit["items"][0]["object"], "receiver ops_mail");
+
+    world.commit(0, &[opened("P1", 1)]).await;
+    world.run_for(60_000).await;
+    let sent = world.sent("erp").await;
+    let id = opened("P1", 1).exception_id();
+    let preview = |query: &str| {
+        let (client, path) = (client.clone(), format!("/api/v1/exceptions/{id}/preview{query}"));
+        async move { ask(&client, "GET", &path, Value::Null).await }
+    };
+    let shown = preview("?format=json").await.expect("shows");
+    let mut body: Value = serde_json::from_str(shown["content"].as_str().expect("a text")).expect("JSON");
+    let mut same = sent[0].body.clone();
+    for b in [&mut body, &mut same] {
+        // What differs: when it was rendered, and the id.
+        b["timestamp"] = Value::Null;
+        b["data"]["notification_id"] = Value::Null;
+        b["data"]["exceptions"][0]["overdue_seconds"] = Value::Null;
+        b["data"]["exceptions"][0]["url"] = Value::Null;
+    }
+    assert_eq!(body, same);
+    let mail = preview("?receiver=ops_mail").await.expect("shows");
+    let text = mail["content"].as_str().expect("a text");
+    assert!(text.starts_with("OPEN, warning: 1 open") && text.contains("receiver ops_mail"), "{text}");
+    for (query, words) in [("?receiver=x", "ops_mail"), ("?format=pdf", "html"), ("?form=text", "form")] {
+        let said = preview(query).await.expect_err("refused").to_string();
+        assert!(said.contains(words), "{query}: {said}");
+    }
+    let file = world.dir.path().join("mail.html");
+    let out = Notify::Preview {
+        exception_id: id.clone(),
+        receiver: None,
+        format: notify::Format::Html,
+        out: Some(file.clone()),
+        daemon: client.clone(),
+    };
+    let done = tokio::task::spawn_blocking(move || notify::run(&out).expect("answers")).await;
+    assert_eq!(done.expect("no panic"), 0);
+    assert!(std::fs::read_to_string(file).expect("a file").starts_with("<!DOCTYPE html>"));
     server.stop(Duration::from_secs(1)).await;
 }

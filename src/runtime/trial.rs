@@ -1,0 +1,131 @@
+//! Tests of receivers and previews of messages, from the listener to the cases.
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use serde_json::{Value, json};
+
+use super::auditor::hash;
+use super::desk::who;
+use super::ports::{Api, unavailable};
+use crate::cases::{Deed, OutboxRow};
+use crate::escalation::{Case, policy_of};
+use crate::http::ports::{ApiError, Operator};
+use crate::http::receivers::{Format, Receivers};
+use crate::model::Time;
+use crate::notify::mail_of;
+use crate::rules::Policies;
+use crate::rules::policies::Receiver;
+
+impl Receivers for Api {
+    fn test<'a>(
+        &'a self,
+        receiver: &'a str,
+        dry_run: bool,
+        by: &'a Operator,
+    ) -> BoxFuture<'a, Result<Option<Value>, ApiError>> {
+        async move {
+            let policies = self.policies.borrow().clone();
+            let Some(receiver) = policies.receiver(receiver) else { return Ok(None) };
+            let now = self.clock.now_ms();
+            let rows = tests(receiver, by, now);
+            if !dry_run {
+                if self.dry_run {
+                    let why = "the daemon runs with --dry-run and sends nothing; ask for what would be sent (dry_run)";
+                    return Err(ApiError::Invalid(why.to_owned()));
+                }
+                let object = format!("receiver {}", receiver.id);
+                let ids: Vec<&str> = rows.iter().map(|r| r.id.as_str()).collect();
+                let detail = json!({ "messages": ids });
+                let deed = Deed { who: who(by), action: "test", object: &object, detail: &detail, at_ms: now };
+                self.cases.did(&deed).await.map_err(unavailable)?;
+                self.cases.outbox_put(&rows).await.map_err(unavailable)?;
+            }
+            let messages: Vec<Value> = rows.iter().map(shown).collect();
+            Ok(Some(json!({"receiver": receiver.id, "dry_run": dry_run, "messages": messages})))
+        }
+        .boxed()
+    }
+
+    fn preview<'a>(
+        &'a self,
+        exception_id: &'a str,
+        receiver: Option<&'a str>,
+        format: Format,
+    ) -> BoxFuture<'a, Result<Option<Value>, ApiError>> {
+        async move {
+            let policies = self.policies.borrow().clone();
+            if let Some(id) = receiver
+                && policies.receiver(id).is_none()
+            {
+                let all: Vec<&str> = policies.receivers.iter().map(|r| r.id.as_str()).collect();
+                let why = format!("there is no receiver {id:?} in the policies in force: {}", all.join(", "));
+                return Err(ApiError::Invalid(why));
+            }
+            let to = |case: &Case| receiver.map_or_else(|| first_told(&policies, case), str::to_owned);
+            let now = self.clock.now_ms();
+            let found = self.cases.preview(exception_id, &to, self.public_url.as_deref(), now).await;
+            let Some(found) = found.map_err(unavailable)? else { return Ok(None) };
+            let body: Value = serde_json::from_str(&found.body).unwrap_or_default();
+            let to = body["data"]["receiver"].as_str().unwrap_or_default();
+            let content = match format {
+                Format::Json => found.body.clone(),
+                Format::Text | Format::Html => {
+                    let (text, html) = mail_of(&found.body, to).map_err(|e| {
+                        ApiError::Unavailable(format!("the message of {exception_id} cannot be read: {e}"))
+                    })?;
+                    if format == Format::Text { text } else { html }
+                }
+            };
+            Ok(Some(json!({"receiver": to, "subject": found.subject, "content": content})))
+        }
+        .boxed()
+    }
+}
+
+/// The first whom the exception's policy tells: a receiver, or `owner`.
+fn first_told(policies: &Policies, case: &Case) -> String {
+    let policy = policy_of(policies, Some(&case.body.policy));
+    let first = policy.and_then(|p| p.steps.first()).and_then(|step| step.notify.first());
+    first.cloned().unwrap_or_default()
+}
+
+/// A message to each recipient, in a thread of its own: nothing that waits holds it up.
+fn tests(receiver: &Receiver, by: &Operator, now: i64) -> Vec<OutboxRow> {
+    let mut summary = vec![format!("A test of the receiver {}, asked for by {}.", receiver.id, by.by)];
+    summary.extend(Some(by.comment.clone()).filter(|c| !c.is_empty()));
+    let of = |recipient: String| {
+        let id = hash(&["test", &receiver.id, &recipient, &by.by, &now.to_string()]);
+        let body = json!({
+            "type": "test",
+            "timestamp": Time(now).to_string(),
+            "data": {
+                "notification_id": id, "receiver": receiver.id, "policy": "", "step": null, "reason": "test", "group_id": id,
+                "group": {}, "group_state": "open", "counts": {"open": 0, "acknowledged": 0, "resolved": 0}, "truncated": 0,
+                "exceptions": [], "summary": summary,
+            },
+        });
+        OutboxRow {
+            thread: id.clone(),
+            id,
+            receiver: receiver.id.clone(),
+            integration: receiver.kind.integration().to_owned(),
+            recipient,
+            kind: "test".to_owned(),
+            subject: format!("[parcelwatch] test of {}", receiver.id),
+            body: body.to_string(),
+            attempts: 0,
+            created_ms: now,
+            due_ms: now,
+        }
+    };
+    receiver.kind.recipients().into_iter().map(of).collect()
+}
+
+fn shown(row: &OutboxRow) -> Value {
+    let text = mail_of(&row.body, &row.receiver).ok().map(|(text, _)| text);
+    json!({
+        "id": row.id, "integration": row.integration, "recipient": row.recipient, "subject": row.subject,
+        "text": text.filter(|_| row.integration == "email"),
+        "body": serde_json::from_str::<Value>(&row.body).unwrap_or_default(),
+    })
+}
