@@ -358,7 +358,7 @@ async fn messages_of_a_thread_arrive_in_order_and_leases_run_out() {
     assert_eq!(due(&cases, START + 5 * MINUTE).await, "a3:0");
     let stats = cases.outbox_stats().await.expect("stats");
     let figures: Vec<String> = stats.rows.iter().map(|(state, n)| format!("{state} {n}")).collect();
-    assert_eq!(figures, ["dead 1", "delivered 2", "dry_run 0", "pending 1", "withdrawn 0"]);
+    assert_eq!(figures, ["dead 1", "delivered 2", "dropped 0", "dry_run 0", "pending 1", "withdrawn 0"]);
     assert_eq!(stats.oldest_pending_ms, Some(START));
 }
 
