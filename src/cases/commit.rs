@@ -11,6 +11,7 @@ use sqlx::sqlite::SqliteConnection;
 use super::causes;
 use super::feeds;
 use super::fold::{self, Effect, Told};
+use super::orders;
 use super::row::{self, COLUMNS, OVERWRITE, WIDTH};
 use super::store::{lock, next_number};
 use super::{Batch, Cases, CasesError, Committed, Recorded};
@@ -52,6 +53,8 @@ struct Draft {
     /// (number, index of the entry, exception, body)
     changes: Vec<(i64, usize, i64, i64)>,
     unsent: Vec<(i64, Why)>,
+    /// (exception, order)
+    orders: Vec<(i64, String)>,
     moves: BTreeMap<(String, Severity), i64>,
     /// A feed's incident may begin or end.
     stirred: bool,
@@ -117,6 +120,7 @@ impl Cases {
             let changed: Vec<i64> = draft.changes.iter().map(|(_, _, exception, _)| *exception).collect();
             causes::wake_explained(tx, &changed, batch.now_ms).await?;
             insert_groups(tx, draft.groups.values()).await?;
+            orders::insert(tx, &draft.orders).await?;
             insert_unheard(tx, &draft.unsent, batch.now_ms).await?;
         }
         if let Some(recorded) = recorded {
@@ -278,6 +282,7 @@ async fn decide(
         let was = fold::Before::of(case);
         let effect = fold::fold(case, &told);
         let evidence = entry.change.evidence.as_deref();
+        draft.orders.extend(evidence.and_then(orders::of).map(|order| (case.number, order)));
         address(case, evidence, batch.policies, effect, &mut draft.groups);
         if effect == Effect::Opened && fold::flap(case, &was, batch.policies, batch.now_ms) {
             draft.unsent.push((case.number, Why::Duplicate));

@@ -240,7 +240,7 @@ impl Cases {
                            ORDER BY updated_ms LIMIT $2)";
         let mut tx = self.begin().await?;
         let gone = async {
-            for table in ["changes", "notices", "unsent", "actions", "told"] {
+            for table in ["changes", "notices", "unsent", "actions", "told", "exception_orders"] {
                 sqlx::query(AssertSqlSafe(format!("DELETE FROM {table} WHERE exception IN {OLD}")))
                     .bind(before_ms)
                     .bind(i64::from(limit))

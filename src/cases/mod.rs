@@ -24,6 +24,7 @@ mod letters;
 mod loads;
 mod memory;
 mod operate;
+mod orders;
 mod outbox;
 mod overdue;
 mod preview;
@@ -130,6 +131,14 @@ pub struct Filter {
     pub rule: Option<String>,
     /// Only this parcel's.
     pub parcel_id: Option<String>,
+    /// Only what this one has to act on.
+    pub owner: Option<String>,
+    /// Only of this severity.
+    pub severity: Option<Severity>,
+    /// Only this order's.
+    pub order_id: Option<String>,
+    /// Only this group's.
+    pub group_id: Option<String>,
 }
 
 /// `state=` of the API.

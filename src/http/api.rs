@@ -16,7 +16,7 @@ use super::Shared;
 use super::auth::Caller;
 use super::ports::{Acted, Action, Filter, Operator, Page, StateFilter};
 use super::problem::Problem;
-use crate::model::Time;
+use crate::model::{Severity, Time};
 
 const LIMIT_DEFAULT: u32 = 100;
 const LIMIT_MAX: u32 = 1000;
@@ -64,6 +64,10 @@ struct ExceptionsQuery {
     state: Option<String>,
     rule: Option<String>,
     parcel_id: Option<String>,
+    owner: Option<String>,
+    severity: Option<String>,
+    order_id: Option<String>,
+    group_id: Option<String>,
     limit: Option<String>,
     cursor: Option<String>,
 }
@@ -93,7 +97,21 @@ async fn exceptions(State(site): State<Shared>, uri: Uri) -> Result<Response, Pr
             ))
         })?,
     };
-    let filter = Filter { state, rule: filled(query.rule), parcel_id: filled(query.parcel_id) };
+    let severity = |name: String| {
+        Severity::from_name(&name).ok_or_else(|| {
+            let all = Severity::ALL.map(Severity::name).join(", ");
+            Problem::bad_request(format!("severity {} is none of {all}", shown(&name)))
+        })
+    };
+    let filter = Filter {
+        state,
+        rule: filled(query.rule),
+        parcel_id: filled(query.parcel_id),
+        owner: filled(query.owner),
+        severity: filled(query.severity).map(severity).transpose()?,
+        order_id: filled(query.order_id),
+        group_id: filled(query.group_id),
+    };
     let limit = limit(query.limit.as_deref())?;
     let page = site.cases.exceptions(&filter, limit, filled(query.cursor).as_deref()).await?;
     Ok(list(page))

@@ -3,7 +3,7 @@
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 
-use crate::model::Time;
+use crate::model::{Severity, Time};
 
 /// The daemon as seen from outside.
 pub trait Daemon: Send + Sync {
@@ -129,6 +129,14 @@ pub struct Filter {
     pub rule: Option<String>,
     /// Only this parcel's.
     pub parcel_id: Option<String>,
+    /// Only what this one has to act on.
+    pub owner: Option<String>,
+    /// Only of this severity.
+    pub severity: Option<Severity>,
+    /// Only this order's.
+    pub order_id: Option<String>,
+    /// Only this group's.
+    pub group_id: Option<String>,
 }
 
 /// `state=` of the API.

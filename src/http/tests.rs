@@ -287,10 +287,18 @@ async fn lists_have_items_and_a_cursor_and_pass_their_filter_on() {
     let body = s.get("/api/v1/exceptions").await.json();
     assert_eq!(body["items"].as_array().unwrap().len(), 3);
     assert_eq!(body["next_cursor"], "next");
-    s.get("/api/v1/exceptions?state=all&rule=late&parcel_id=P%2F1&limit=1000&cursor=c").await;
+    s.get("/api/v1/exceptions?state=all&rule=late&parcel_id=P%2F1&owner=carrier&severity=high&order_id=O-1&group_id=g&limit=1000&cursor=c").await;
     let asked = s.fake.asked.lock().unwrap().clone();
     assert_eq!(asked[0], (Filter::default(), 100, None));
-    let filter = Filter { state: StateFilter::All, rule: Some("late".into()), parcel_id: Some("P/1".into()) };
+    let filter = Filter {
+        state: StateFilter::All,
+        rule: Some("late".into()),
+        parcel_id: Some("P/1".into()),
+        owner: Some("carrier".into()),
+        severity: Some(crate::model::Severity::High),
+        order_id: Some("O-1".into()),
+        group_id: Some("g".into()),
+    };
     assert_eq!(asked[1], (filter, 1000, Some("c".into())));
     let body = s.get("/api/v1/notifications?exception_id=a").await.json();
     assert_eq!(body, json!({"items": [{"exception_id": "a"}], "next_cursor": null}));
@@ -303,6 +311,7 @@ async fn wrong_requests_get_problem_details() {
     s.get("/api/v1/exceptions?limit=0").await.problem(400, "limit");
     s.get("/api/v1/exceptions?limit=-1").await.problem(400, "limit");
     s.get("/api/v1/exceptions?state=closed").await.problem(400, "acknowledged");
+    s.get("/api/v1/exceptions?severity=bad").await.problem(400, "critical");
     s.get("/api/v1/exceptions?stat=open").await.problem(400, "stat");
     s.get("/api/v1/exceptions?cursor=bad").await.problem(400, "cursor");
     s.get("/api/v1/notifications?limit=x").await.problem(400, "limit");

@@ -122,6 +122,10 @@ impl CasesApi for Api {
                 },
                 rule: filter.rule.clone(),
                 parcel_id: filter.parcel_id.clone(),
+                owner: filter.owner.clone(),
+                severity: filter.severity,
+                order_id: filter.order_id.clone(),
+                group_id: filter.group_id.clone(),
             };
             let now = self.clock.now_ms();
             self.cases.exceptions(&filter, limit, cursor, now).await.map(page).map_err(unavailable)

@@ -106,12 +106,55 @@ async fn a_worse_stage_ends_an_acknowledgement_an_equal_one_does_not() {
 }
 
 #[tokio::test]
+async fn lists_are_filtered_by_owner_severity_order_and_group() {
+    let world = World::new(plain()).await;
+    let critical = raised("P2", 4, 3, Severity::Critical);
+    world.commit(0, &[opened("P1", 1), opened("P2", 2), opened("P3", 3), critical, ended("P3", 5)]).await;
+    let list = |filter: Filter| {
+        let cases = world.cases.clone();
+        async move {
+            let page = cases.exceptions(&filter, 10, None, START).await.expect("a page");
+            let parcels = page.items.iter().map(|i| i["parcel_id"].as_str().unwrap_or("").to_owned());
+            parcels.collect::<Vec<_>>().join(" ")
+        }
+    };
+    let all = || Filter { state: StateFilter::All, ..Filter::default() };
+    let some = |text: &str| Some(text.to_owned());
+    assert_eq!(list(Filter { owner: some("carrier"), ..all() }).await, "P3 P2 P1");
+    assert_eq!(list(Filter { owner: some("broker"), ..all() }).await, "");
+    assert_eq!(list(Filter { severity: Some(Severity::Critical), ..all() }).await, "P2");
+    assert_eq!(list(Filter { severity: Some(Severity::Warning), ..Filter::default() }).await, "P1");
+    assert_eq!(list(Filter { order_id: some("O-1"), ..Filter::default() }).await, "P2 P1");
+    assert_eq!(list(Filter { order_id: some("O-2"), ..all() }).await, "");
+    let sql = "SELECT group_id FROM exceptions WHERE parcel_id = 'P1'";
+    let group = crate::world::text(&world, sql).await;
+    assert_eq!(list(Filter { group_id: some(&group), ..all() }).await, "P3 P2 P1");
+    assert_eq!(list(Filter { group_id: some(&group), state: StateFilter::Resolved, ..all() }).await, "P3");
+    assert_eq!(list(Filter { group_id: some("other"), ..all() }).await, "");
+    let narrow = Filter {
+        owner: some("carrier"),
+        severity: Some(Severity::Warning),
+        order_id: some("O-1"),
+        group_id: some(&group),
+        rule: some("late"),
+        parcel_id: some("P1"),
+        ..all()
+    };
+    assert_eq!(list(narrow).await, "P1");
+}
+
+#[tokio::test]
 async fn lists_are_filtered_paged_and_shaped() {
     let world = World::new(plain()).await;
     world.commit(0, &[opened("P1", 1), opened("P2", 2), opened("P3", 3), ended("P3", 4)]).await;
     world.cases.acknowledge(&opened("P2", 2).exception_id(), "ann", "", START).await.expect("acts");
     let list = |state, parcel: Option<&str>| {
-        let filter = Filter { state, rule: Some("late".into()), parcel_id: parcel.map(str::to_owned) };
+        let filter = Filter {
+            state,
+            rule: Some("late".into()),
+            parcel_id: parcel.map(str::to_owned),
+            ..Filter::default()
+        };
         let cases = world.cases.clone();
         async move {
             let page = cases.exceptions(&filter, 10, None, START).await.expect("a page");

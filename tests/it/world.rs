@@ -334,6 +334,14 @@ pub async fn sql(world: &World, statement: &'static str) {
     sqlx::query(statement).execute(&mut connection).await.expect("does");
 }
 
+/// One text of the file.
+pub async fn text(world: &World, query: &'static str) -> String {
+    use sqlx::Connection as _;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(world.dir.path().join("cases.sqlite"));
+    let mut connection = sqlx::SqliteConnection::connect_with(&options).await.expect("opens");
+    sqlx::query_scalar(query).fetch_one(&mut connection).await.expect("one")
+}
+
 /// A message that arrived.
 #[derive(Debug, Clone)]
 pub struct Message {
