@@ -18,6 +18,15 @@ use crate::escalation::{
 /// Rows of a statement.
 const CHUNK: usize = 250;
 
+/// The escalator's own columns of exceptions, as [`bind_ladder`] binds them.
+const LADDERS: &str = "WITH v (exception, state, ack_ms, ack_by, ack_comment, ladder_ms, ladder_round, step, told_seq, told, told_ms, \
+    reminders, waiting, next_ms, held, held_by, held_seq) AS (VALUES";
+const LADDER_WIDTH: usize = 17;
+const WRITE_LADDERS: &str = ") UPDATE exceptions SET state = v.state, ack_ms = v.ack_ms, ack_by = v.ack_by, ack_comment = v.ack_comment, \
+    ladder_ms = v.ladder_ms, ladder_round = v.ladder_round, step = v.step, told_seq = v.told_seq, told = v.told, told_ms = v.told_ms, \
+    reminders = v.reminders, waiting = v.waiting, next_ms = v.next_ms, held = v.held, held_by = v.held_by, held_seq = v.held_seq \
+    FROM v WHERE exceptions.exception = v.exception";
+
 /// One transaction of the escalator. Dropped, it did nothing.
 pub struct Escalation {
     cases: Cases,
@@ -298,9 +307,7 @@ impl Escalation {
         now_ms: i64,
     ) -> Result<(), CasesError> {
         async {
-            for case in cases {
-                self.write_case(case, now_ms).await?;
-            }
+            self.write_cases(cases, now_ms).await?;
             for group in groups.values() {
                 self.write_group(group).await?;
             }
@@ -331,20 +338,19 @@ impl Escalation {
         dry_run: bool,
         now_ms: i64,
     ) -> sqlx::Result<()> {
-        for case in &flushed.cases {
-            self.write_case(case, now_ms).await?;
-        }
+        self.write_cases(&flushed.cases, now_ms).await?;
         self.write_group(&flushed.group).await?;
         self.write_unsent(&flushed.unsent).await?;
-        for exception in &flushed.settled {
-            sqlx::query("DELETE FROM told WHERE exception = $1")
-                .bind(*exception)
-                .execute(&mut *self.tx)
-                .await?;
+        for chunk in flushed.settled.chunks(CHUNK) {
+            let sql = list_sql("DELETE FROM told WHERE exception IN", chunk.len(), "");
+            let mut query = sqlx::query(AssertSqlSafe(sql));
+            for exception in chunk {
+                query = query.bind(*exception);
+            }
+            query.execute(&mut *self.tx).await?;
         }
-        for (exception, to) in &flushed.told {
-            self.write_told(*exception, to).await?;
-        }
+        let told: Vec<(i64, &Told)> = flushed.told.iter().map(|(exception, to)| (*exception, to)).collect();
+        self.write_told(&told).await?;
         self.put(&flushed.messages, dry_run, now_ms).await?;
         for message in &flushed.messages {
             self.write_notices(&message.id, &message.notices).await?;
@@ -352,60 +358,55 @@ impl Escalation {
         self.write_gathered(flushed, budget).await
     }
 
-    /// Somebody was told of an exception, and is owed its resolve.
-    pub(super) async fn write_told(&mut self, exception: i64, to: &Told) -> sqlx::Result<()> {
-        sqlx::query(
-            "INSERT INTO told (exception, receiver, recipient) VALUES ($1, $2, $3) ON CONFLICT (exception, receiver, recipient) DO NOTHING",
-        )
-        .bind(exception)
-        .bind(to.receiver.clone())
-        .bind(to.recipient.clone())
-        .execute(&mut *self.tx)
-        .await?;
+    /// Who was told of which exception, and is owed its resolve.
+    pub(super) async fn write_told(&mut self, told: &[(i64, &Told)]) -> sqlx::Result<()> {
+        for chunk in told.chunks(CHUNK) {
+            let sql = row::values_sql(
+                "INSERT INTO told (exception, receiver, recipient) VALUES",
+                3,
+                chunk.len(),
+                " ON CONFLICT (exception, receiver, recipient) DO NOTHING",
+            );
+            let mut query = sqlx::query(AssertSqlSafe(sql));
+            for (exception, to) in chunk {
+                query = query.bind(*exception).bind(to.receiver.clone()).bind(to.recipient.clone());
+            }
+            query.execute(&mut *self.tx).await?;
+        }
         Ok(())
     }
 
-    /// Writes the escalator's own columns. An acknowledgement that ran out is an action of nobody's.
-    async fn write_case(&mut self, case: &Case, now_ms: i64) -> sqlx::Result<()> {
-        let expired: Option<i64> = if case.state == State::Open && case.ladder.round > 0 {
-            sqlx::query_scalar(
-                "SELECT exception FROM exceptions WHERE exception = $1 AND state = 'acknowledged'",
-            )
-            .bind(case.number)
-            .fetch_optional(&mut *self.tx)
-            .await?
-        } else {
-            None
-        };
+    /// Writes the escalator's own columns, many rows a statement: each statement is a way to SQLite's thread and back, which takes
+    /// longer than the row.
+    async fn write_cases(&mut self, cases: &[Case], now_ms: i64) -> sqlx::Result<()> {
+        for case in cases {
+            self.write_expiry(case, now_ms).await?;
+        }
+        for chunk in cases.chunks(CHUNK) {
+            let sql = row::values_sql(LADDERS, LADDER_WIDTH, chunk.len(), WRITE_LADDERS);
+            let mut query = sqlx::query(AssertSqlSafe(sql));
+            for case in chunk {
+                query = bind_ladder(query, case);
+            }
+            query.execute(&mut *self.tx).await?;
+        }
+        Ok(())
+    }
+
+    /// An acknowledgement that ran out is an action of nobody's.
+    async fn write_expiry(&mut self, case: &Case, now_ms: i64) -> sqlx::Result<()> {
+        if case.state != State::Open || case.ladder.round == 0 {
+            return Ok(());
+        }
+        let expired: Option<i64> = sqlx::query_scalar(
+            "SELECT exception FROM exceptions WHERE exception = $1 AND state = 'acknowledged'",
+        )
+        .bind(case.number)
+        .fetch_optional(&mut *self.tx)
+        .await?;
         if expired.is_some() {
             operate::act(&mut self.tx, case.number, "ack_expired", "", "", now_ms).await?;
         }
-        let ack = case.ack.as_ref();
-        let ladder = &case.ladder;
-        sqlx::query(
-            "UPDATE exceptions SET state = $2, ack_ms = $3, ack_by = $4, ack_comment = $5, ladder_ms = $6, ladder_round = $7, step = $8, \
-             told_seq = $9, told = $10, told_ms = $11, reminders = $12, waiting = $13, next_ms = $14, held = $15, held_by = $16, held_seq = $17 \
-             WHERE exception = $1",
-        )
-        .bind(case.number)
-        .bind(case.state.name())
-        .bind(ack.map(|a| a.at_ms))
-        .bind(ack.map_or_else(String::new, |a| a.by.clone()))
-        .bind(ack.map_or_else(String::new, |a| a.comment.clone()))
-        .bind(ladder.start_ms)
-        .bind(i64::from(ladder.round))
-        .bind(i64::from(ladder.step))
-        .bind(ladder.told_seq)
-        .bind(i64::from(ladder.told))
-        .bind(ladder.told_ms)
-        .bind(i64::from(ladder.reminders))
-        .bind(i64::from(ladder.waiting))
-        .bind(ladder.next_ms)
-        .bind(ladder.held.map_or("", |h| h.why.name()))
-        .bind(ladder.held.map_or(0, |h| h.by))
-        .bind(ladder.held.map_or(0, |h| h.seq))
-        .execute(&mut *self.tx)
-        .await?;
         Ok(())
     }
 
@@ -473,6 +474,28 @@ impl Escalation {
         }
         Ok(())
     }
+}
+
+fn bind_ladder<'q>(query: row::Query<'q>, case: &Case) -> row::Query<'q> {
+    let (ack, ladder) = (case.ack.as_ref(), &case.ladder);
+    query
+        .bind(case.number)
+        .bind(case.state.name())
+        .bind(ack.map(|a| a.at_ms))
+        .bind(ack.map_or_else(String::new, |a| a.by.clone()))
+        .bind(ack.map_or_else(String::new, |a| a.comment.clone()))
+        .bind(ladder.start_ms)
+        .bind(i64::from(ladder.round))
+        .bind(i64::from(ladder.step))
+        .bind(ladder.told_seq)
+        .bind(i64::from(ladder.told))
+        .bind(ladder.told_ms)
+        .bind(i64::from(ladder.reminders))
+        .bind(i64::from(ladder.waiting))
+        .bind(ladder.next_ms)
+        .bind(ladder.held.map_or("", |h| h.why.name()))
+        .bind(ladder.held.map_or(0, |h| h.by))
+        .bind(ladder.held.map_or(0, |h| h.seq))
 }
 
 pub(super) fn group_of(r: &SqliteRow) -> sqlx::Result<Group> {

@@ -138,9 +138,8 @@ impl Escalation {
         self.put(messages, dry_run, now_ms).await?;
         for message in messages {
             self.write_notices(&message.id, &message.notices).await?;
-            for n in &message.notices {
-                self.write_told(n.exception, &message.to).await?;
-            }
+            let told: Vec<_> = message.notices.iter().map(|n| (n.exception, &message.to)).collect();
+            self.write_told(&told).await?;
         }
         let told = !messages.is_empty();
         for chunk in letters.ids.chunks(CHUNK) {
