@@ -129,7 +129,7 @@ impl Cases {
         row.map(|r| outbox_row(&r)).transpose().map_err(|e| self.failed(e))
     }
 
-    /// Puts messages into the outbox that no escalation decided: a receiver's test. One whose id is there is a no-op.
+    /// Puts messages into the outbox that no escalation decided. One whose id is there is a no-op.
     ///
     /// # Errors
     /// Every [`CasesError`].

@@ -149,7 +149,9 @@ impl Cases {
     fn owned_by(&self, owner: &str) -> String {
         let bodies = lock(&self.inner.bodies);
         let owned = bodies.values().filter(|b| b.owner == owner).map(|b| b.number.to_string());
-        format!(" AND body IN ({})", owned.collect::<Vec<_>>().join(", "))
+        // Never an empty list, which is no SQL to PostgreSQL; numbers begin at 1.
+        let listed: Vec<_> = std::iter::once("0".to_owned()).chain(owned).collect();
+        format!(" AND body IN ({})", listed.join(", "))
     }
 
     fn cases_of(&self, rows: &[SqliteRow]) -> sqlx::Result<Vec<Case>> {

@@ -7,8 +7,8 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::audit::{self, Deed, Who};
-use super::outbox::order_thread;
-use super::{Cases, CasesError, Page};
+use super::outbox::{order_thread, put};
+use super::{Cases, CasesError, OutboxRow, Page};
 use crate::model::Time;
 
 /// Rows of a page at most.
@@ -114,6 +114,23 @@ impl Cases {
             .await
             .map_err(|e| self.failed(e))?;
         row.map(|r| shown(&r)).transpose().map_err(|e| self.failed(e))
+    }
+
+    /// Puts tests of a receiver into the outbox, and who asked for them into the trail.
+    ///
+    /// # Errors
+    /// Every [`CasesError`]; neither is written then.
+    pub async fn outbox_test(&self, rows: &[OutboxRow], deed: &Deed<'_>) -> Result<(), CasesError> {
+        let mut tx = self.begin().await?;
+        async {
+            audit::append(&mut tx, deed).await?;
+            put(&mut tx, rows, "pending").await
+        }
+        .await
+        .map_err(|e: sqlx::Error| self.failed(e))?;
+        self.end(tx).await?;
+        self.outbox_filled().notify_waiters();
+        Ok(())
     }
 
     /// Has a dead letter tried again at once, under the same id and with the same body. Its tries and its age count anew. It may have

@@ -12,6 +12,7 @@ use super::explain::escaped;
 use super::outbox::Who;
 use super::silence::name;
 use super::{FAILED, FINE};
+use crate::rules::duration;
 
 /// Between two looks at what became of a test.
 const LOOK: Duration = Duration::from_millis(250);
@@ -38,8 +39,8 @@ pub enum Notify {
         /// Only show what would be sent
         #[arg(long)]
         dry_run: bool,
-        /// How many seconds to wait for the outcome
-        #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+        /// How long to wait for the outcome, as 60s or 2m; a number alone counts seconds
+        #[arg(long, default_value = "60s", value_name = "DURATION", value_parser = seconds)]
         timeout: u64,
         #[command(flatten)]
         who: Who,
@@ -109,6 +110,15 @@ pub fn run(notify: &Notify) -> anyhow::Result<u8> {
     }
 }
 
+/// `60s`, `2m`, `60` → seconds.
+fn seconds(text: &str) -> Result<u64, String> {
+    if let Ok(plain) = text.parse() {
+        return Ok(plain);
+    }
+    let ms = duration::parse_elapsed(text).map_err(|(why, help)| format!("{why}; {help}"))?;
+    u64::try_from(ms / 1_000).map_err(|_| "it lies in the past".to_owned())
+}
+
 /// Waits until each message is finished, or it has been long enough.
 fn outcome(daemon: &Daemon, messages: &[Value], patience: Duration) -> anyhow::Result<u8> {
     let until = Instant::now() + patience;
@@ -170,6 +180,14 @@ fn text(value: &Value) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_timeout_is_a_duration_or_seconds() {
+        assert_eq!(["60s", "2m", "60", "0"].map(seconds), [Ok(60), Ok(120), Ok(60), Ok(0)]);
+        for bad in ["", "soon", "-5s", "1bd"] {
+            assert!(seconds(bad).is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn what_became_of_a_test_is_said_in_one_line() {

@@ -37,8 +37,7 @@ impl Receivers for Api {
                 let ids: Vec<&str> = rows.iter().map(|r| r.id.as_str()).collect();
                 let detail = json!({ "messages": ids });
                 let deed = Deed { who: who(by), action: "test", object: &object, detail: &detail, at_ms: now };
-                self.cases.did(&deed).await.map_err(unavailable)?;
-                self.cases.outbox_put(&rows).await.map_err(unavailable)?;
+                self.cases.outbox_test(&rows, &deed).await.map_err(unavailable)?;
             }
             let messages: Vec<Value> = rows.iter().map(shown).collect();
             Ok(Some(json!({"receiver": receiver.id, "dry_run": dry_run, "messages": messages})))

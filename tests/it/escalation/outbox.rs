@@ -147,6 +147,28 @@ async fn dead_letters_of_a_receiver_are_replayed_by_range() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_test_that_the_trail_does_not_take_is_not_sent_and_the_other_way_round() {
+    use sqlx::Connection as _;
+    let world = World::new(policies(vec![step(0, &["erp"], None)])).await;
+    let (server, client) = serve(&world).await;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(world.dir.path().join("cases.sqlite"));
+    let mut file = sqlx::SqliteConnection::connect_with(&options).await.expect("opens");
+    for table in ["audit", "outbox"] {
+        let refuse = format!(
+            "CREATE TRIGGER refuse BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'refused'); END"
+        );
+        sqlx::query(sqlx::AssertSqlSafe(refuse)).execute(&mut file).await.expect("refuses from now on");
+        let asked = ask(&client, "POST", "/api/v1/receivers/erp/test", json!({"by": "ann"})).await;
+        assert!(asked.is_err(), "{table}: {asked:?}");
+        sqlx::query("DROP TRIGGER refuse").execute(&mut file).await.expect("takes again");
+        assert!(states(&client).await.is_empty(), "{table}");
+        let audit = ask(&client, "GET", "/api/v1/audit", Value::Null).await.expect("shows");
+        assert_eq!(audit["items"], json!([]), "{table}");
+    }
+    server.stop(Duration::from_secs(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_test_goes_to_each_recipient_and_a_preview_is_what_is_sent() {
     let mut world = World::new(policies(vec![step(0, &["erp"], None)])).await;
     let (server, client) = serve(&world).await;
