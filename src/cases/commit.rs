@@ -9,13 +9,14 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteConnection;
 
 use super::causes;
+use super::escalation::insert_unsent;
 use super::feeds;
 use super::fold::{self, Effect, Told};
 use super::orders;
 use super::row::{self, COLUMNS, OVERWRITE, WIDTH};
 use super::store::{lock, next_number};
 use super::{Batch, Cases, CasesError, Committed, Recorded};
-use crate::escalation::{self, Body, Case, Evidence, Group, Opening, State, Why};
+use crate::escalation::{self, Body, Case, Evidence, Group, Opening, State, Unsent, Why};
 use crate::model::{Change, ChangeKind, FactRef, Severity};
 use crate::rules::policies::Policies;
 use crate::rules::ruleset::{Matcher, Rule, RuleSet};
@@ -413,16 +414,8 @@ async fn insert_unheard(
     exceptions: &[(i64, Why)],
     now_ms: i64,
 ) -> sqlx::Result<()> {
-    for chunk in exceptions.chunks(CHUNK) {
-        let sql =
-            row::values_sql("INSERT INTO unsent (exception, reason, step, at_ms) VALUES", 4, chunk.len(), "");
-        let mut query = sqlx::query(AssertSqlSafe(sql));
-        for (exception, why) in chunk {
-            query = query.bind(*exception).bind(why.name()).bind(0_i64).bind(now_ms);
-        }
-        query.execute(&mut *tx).await?;
-    }
-    Ok(())
+    let of = |&(exception, why): &(i64, Why)| Unsent { exception, why, step: 0, at_ms: now_ms };
+    insert_unsent(tx, &exceptions.iter().map(of).collect::<Vec<_>>()).await
 }
 
 /// Records how far the shard is, and a change of rules where there was one. A replay, which is behind what is recorded,

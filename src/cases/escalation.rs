@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
-use sqlx::sqlite::SqliteRow;
+use sqlx::sqlite::{SqliteConnection, SqliteExecutor, SqliteRow};
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::causes::Causes;
@@ -18,7 +18,10 @@ use crate::escalation::{
 /// Rows of a statement.
 const CHUNK: usize = 250;
 
-/// The escalator's own columns of exceptions, as [`bind_ladder`] binds them.
+/// Groups, as [`group_of`] reads them.
+pub(super) const GROUPS: &str = "SELECT group_id, policy, group_values, told, last_ms, flush_ms FROM groups";
+
+/// The escalator's own columns of exceptions, as [`bind_written`] binds them.
 const LADDERS: &str = "WITH v (exception, state, ack_ms, ack_by, ack_comment, ladder_ms, ladder_round, step, told_seq, told, told_ms, \
     reminders, waiting, next_ms, held, held_by, held_seq) AS (VALUES";
 const LADDER_WIDTH: usize = 17;
@@ -178,11 +181,7 @@ impl Escalation {
             cases.iter().map(|c| c.group_id.as_str()).collect::<BTreeSet<_>>().into_iter().collect();
         let mut groups = BTreeMap::new();
         for chunk in ids.chunks(CHUNK) {
-            let sql = list_sql(
-                "SELECT group_id, policy, group_values, told, last_ms, flush_ms FROM groups WHERE group_id IN",
-                chunk.len(),
-                "",
-            );
+            let sql = list_sql(&format!("{GROUPS} WHERE group_id IN"), chunk.len(), "");
             let mut query = sqlx::query(AssertSqlSafe(sql));
             for id in chunk {
                 query = query.bind((*id).to_owned());
@@ -201,10 +200,9 @@ impl Escalation {
     /// # Errors
     /// Every [`CasesError`].
     pub async fn groups_due(&mut self, now_ms: i64, limit: u32) -> Result<Vec<Group>, CasesError> {
-        let rows = sqlx::query(
-            "SELECT group_id, policy, group_values, told, last_ms, flush_ms FROM groups WHERE flush_ms <= $1 \
-             AND flush_ms < 9223372036854775807 ORDER BY flush_ms LIMIT $2",
-        )
+        let rows = sqlx::query(AssertSqlSafe(format!(
+            "{GROUPS} WHERE flush_ms <= $1 AND flush_ms < 9223372036854775807 ORDER BY flush_ms LIMIT $2"
+        )))
         .bind(now_ms)
         .bind(i64::from(limit))
         .fetch_all(&mut *self.tx)
@@ -251,21 +249,7 @@ impl Escalation {
         for chunk in members.chunks_mut(CHUNK) {
             self.fill(chunk).await?;
         }
-        let rows = sqlx::query(
-            "SELECT state, COUNT(*) FROM exceptions WHERE group_id = $1 AND state <> 'resolved' GROUP BY state",
-        )
-        .bind(group.to_owned())
-        .fetch_all(&mut *self.tx)
-        .await?;
-        let mut counts = Counts::default();
-        for r in &rows {
-            match State::from_name(r.try_get(0)?) {
-                Some(State::Open) => counts.open = r.try_get(1)?,
-                Some(State::Acknowledged) => counts.acknowledged = r.try_get(1)?,
-                _ => {}
-            }
-        }
-        Ok((members, counts))
+        Ok((members, standing(&mut *self.tx, group).await?))
     }
 
     /// Reads who was told of these members, and what their latest changes knew.
@@ -386,7 +370,7 @@ impl Escalation {
             let sql = row::values_sql(LADDERS, LADDER_WIDTH, chunk.len(), WRITE_LADDERS);
             let mut query = sqlx::query(AssertSqlSafe(sql));
             for case in chunk {
-                query = bind_ladder(query, case);
+                query = bind_written(query, case);
             }
             query.execute(&mut *self.tx).await?;
         }
@@ -425,20 +409,7 @@ impl Escalation {
         for u in unsent {
             *self.unsent.entry(u.why).or_insert(0) += 1;
         }
-        for chunk in unsent.chunks(CHUNK) {
-            let sql = row::values_sql(
-                "INSERT INTO unsent (exception, reason, step, at_ms) VALUES",
-                4,
-                chunk.len(),
-                "",
-            );
-            let mut query = sqlx::query(AssertSqlSafe(sql));
-            for u in chunk {
-                query = query.bind(u.exception).bind(u.why.name()).bind(i64::from(u.step)).bind(u.at_ms);
-            }
-            query.execute(&mut *self.tx).await?;
-        }
-        Ok(())
+        insert_unsent(&mut self.tx, unsent).await
     }
 
     pub(super) fn tx(&mut self) -> &mut sqlx::sqlite::SqliteConnection {
@@ -476,26 +447,43 @@ impl Escalation {
     }
 }
 
-fn bind_ladder<'q>(query: row::Query<'q>, case: &Case) -> row::Query<'q> {
-    let (ack, ladder) = (case.ack.as_ref(), &case.ladder);
-    query
-        .bind(case.number)
-        .bind(case.state.name())
-        .bind(ack.map(|a| a.at_ms))
-        .bind(ack.map_or_else(String::new, |a| a.by.clone()))
-        .bind(ack.map_or_else(String::new, |a| a.comment.clone()))
-        .bind(ladder.start_ms)
-        .bind(i64::from(ladder.round))
-        .bind(i64::from(ladder.step))
-        .bind(ladder.told_seq)
-        .bind(i64::from(ladder.told))
-        .bind(ladder.told_ms)
-        .bind(i64::from(ladder.reminders))
-        .bind(i64::from(ladder.waiting))
-        .bind(ladder.next_ms)
-        .bind(ladder.held.map_or("", |h| h.why.name()))
-        .bind(ladder.held.map_or(0, |h| h.by))
-        .bind(ladder.held.map_or(0, |h| h.seq))
+/// Writes decisions not to send.
+pub(super) async fn insert_unsent(tx: &mut SqliteConnection, unsent: &[Unsent]) -> sqlx::Result<()> {
+    for chunk in unsent.chunks(CHUNK) {
+        let sql =
+            row::values_sql("INSERT INTO unsent (exception, reason, step, at_ms) VALUES", 4, chunk.len(), "");
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        for u in chunk {
+            query = query.bind(u.exception).bind(u.why.name()).bind(i64::from(u.step)).bind(u.at_ms);
+        }
+        query.execute(&mut *tx).await?;
+    }
+    Ok(())
+}
+
+/// How many of a group stand.
+pub(super) async fn standing(executor: impl SqliteExecutor<'_>, group: &str) -> sqlx::Result<Counts> {
+    let rows = sqlx::query(
+        "SELECT state, COUNT(*) FROM exceptions WHERE group_id = $1 AND state <> 'resolved' GROUP BY state",
+    )
+    .bind(group.to_owned())
+    .fetch_all(executor)
+    .await?;
+    let mut counts = Counts::default();
+    for r in &rows {
+        match State::from_name(r.try_get(0)?) {
+            Some(State::Open) => counts.open = r.try_get(1)?,
+            Some(State::Acknowledged) => counts.acknowledged = r.try_get(1)?,
+            _ => {}
+        }
+    }
+    Ok(counts)
+}
+
+/// Binds the columns of [`LADDERS`].
+fn bind_written<'q>(query: row::Query<'q>, case: &Case) -> row::Query<'q> {
+    let query = query.bind(case.number).bind(case.state.name());
+    row::bind_ladder(row::bind_ack(query, case), &case.ladder)
 }
 
 pub(super) fn group_of(r: &SqliteRow) -> sqlx::Result<Group> {

@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use sqlx::Row as _;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
+use super::escalation::insert_unsent;
 use super::outbox::free_next;
 use super::row::small;
 use crate::escalation::body;
-use crate::escalation::{After, Saying, State, Told, Unsent, Why, Withdrawn, Word, fence};
+use crate::escalation::{After, Saying, State, Told, Why, Withdrawn, Word, fence};
 
 /// Messages withdrawn in a transaction: nobody else writes meanwhile.
 const AT_ONCE: usize = 100;
@@ -173,9 +174,7 @@ async fn write(
     now_ms: i64,
 ) -> sqlx::Result<()> {
     finish(tx, &row.id, withdrawn.why, now_ms).await?;
-    for unsent in &withdrawn.unsent {
-        write_unsent(tx, unsent).await?;
-    }
+    insert_unsent(tx, &withdrawn.unsent).await?;
     for (exception, step) in &withdrawn.untold {
         untell(tx, &row.to, *exception, *step).await?;
     }
@@ -201,17 +200,6 @@ async fn finish(tx: &mut SqliteConnection, id: &str, why: Why, now_ms: i64) -> s
     .bind(why.name())
     .execute(tx)
     .await?;
-    Ok(())
-}
-
-async fn write_unsent(tx: &mut SqliteConnection, unsent: &Unsent) -> sqlx::Result<()> {
-    sqlx::query("INSERT INTO unsent (exception, reason, step, at_ms) VALUES ($1, $2, $3, $4)")
-        .bind(unsent.exception)
-        .bind(unsent.why.name())
-        .bind(i64::from(unsent.step))
-        .bind(unsent.at_ms)
-        .execute(tx)
-        .await?;
     Ok(())
 }
 

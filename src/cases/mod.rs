@@ -53,7 +53,7 @@ pub use memory::Memory;
 pub use operate::{Act, GroupActed};
 pub use overdue::Audit;
 pub use preview::Preview;
-pub use replay::{Handled, MessageState, Replay};
+pub use replay::{Handled, Replay};
 pub use silences::{NewSilence, Reach};
 pub use standing::ToldException;
 pub use store::{Cases, Options};

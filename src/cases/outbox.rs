@@ -9,12 +9,10 @@ use super::fence;
 use super::row::small;
 use super::store::next_number;
 use super::{Cases, CasesError, OutboxRow, OutboxStats, Outcome};
+use crate::metrics::OUTBOX_STATES;
 
 const ROW: &str =
     "id, receiver, integration, recipient, kind, subject, body, thread, attempts, created_ms, due_ms";
-
-/// What becomes of a message.
-const STATES: [&str; 6] = ["pending", "delivered", "withdrawn", "dead", "dropped", "dry_run"];
 
 impl Cases {
     /// Takes messages of a receiver that may be tried now and hides them for `lease_ms`. Of one thread to one recipient only
@@ -151,7 +149,7 @@ impl Cases {
             .await
             .map_err(|e| self.failed(e))?;
         let mut stats =
-            OutboxStats { rows: STATES.map(|s| (s.to_owned(), 0)).into(), oldest_pending_ms: None };
+            OutboxStats { rows: OUTBOX_STATES.map(|s| (s.to_owned(), 0)).into(), oldest_pending_ms: None };
         for r in &rows {
             let (state, count, oldest) = figures(r).map_err(|e| self.failed(e))?;
             if state == "pending" {
@@ -178,7 +176,7 @@ impl Cases {
             .map_err(|e| self.failed(e))?;
         let receivers = counted.iter().map(|((receiver, _), _)| receiver);
         let mut all: BTreeMap<_, _> =
-            receivers.flat_map(|r| STATES.map(|s| ((r.clone(), s.to_owned()), 0))).collect();
+            receivers.flat_map(|r| OUTBOX_STATES.map(|s| ((r.clone(), s.to_owned()), 0))).collect();
         all.extend(counted);
         Ok(all)
     }

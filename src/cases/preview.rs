@@ -1,8 +1,8 @@
 //! What an exception would send at this moment, without sending it.
 
-use sqlx::{AssertSqlSafe, Row as _};
+use sqlx::AssertSqlSafe;
 
-use super::escalation::group_of;
+use super::escalation::{GROUPS, group_of, standing};
 use super::row::{self, COLUMNS};
 use super::store::lock;
 use super::{Cases, CasesError};
@@ -70,12 +70,10 @@ impl Cases {
 
     /// Its group; one of its own where nobody is told of it.
     async fn group_to_show(&self, case: &Case) -> sqlx::Result<Group> {
-        let row = sqlx::query(
-            "SELECT group_id, policy, group_values, told, last_ms, flush_ms FROM groups WHERE group_id = $1",
-        )
-        .bind(case.group_id.clone())
-        .fetch_optional(&self.inner.reader)
-        .await?;
+        let row = sqlx::query(AssertSqlSafe(format!("{GROUPS} WHERE group_id = $1")))
+            .bind(case.group_id.clone())
+            .fetch_optional(&self.inner.reader)
+            .await?;
         let alone = || Group {
             id: case.group_id.clone(),
             policy: case.body.policy.clone(),
@@ -88,24 +86,14 @@ impl Cases {
     }
 
     async fn counts_to_show(&self, case: &Case) -> sqlx::Result<Counts> {
-        let mut counts = Counts { resolved: i64::from(case.state == State::Resolved), ..Counts::default() };
-        if case.group_id.is_empty() {
-            counts.open = i64::from(case.state == State::Open);
-            counts.acknowledged = i64::from(case.state == State::Acknowledged);
-            return Ok(counts);
-        }
-        let rows = sqlx::query(
-            "SELECT state, COUNT(*) FROM exceptions WHERE group_id = $1 AND state <> 'resolved' GROUP BY state",
-        )
-        .bind(case.group_id.clone())
-        .fetch_all(&self.inner.reader)
-        .await?;
-        for r in &rows {
-            match r.try_get::<&str, _>(0)? {
-                "open" => counts.open = r.try_get(1)?,
-                _ => counts.acknowledged = r.try_get(1)?,
-            }
-        }
-        Ok(counts)
+        let counts = match case.group_id.as_str() {
+            "" => Counts {
+                open: i64::from(case.state == State::Open),
+                acknowledged: i64::from(case.state == State::Acknowledged),
+                resolved: 0,
+            },
+            group => standing(&self.inner.reader, group).await?,
+        };
+        Ok(Counts { resolved: i64::from(case.state == State::Resolved), ..counts })
     }
 }

@@ -49,9 +49,7 @@ pub(super) fn list_sql(head: &str, count: usize, tail: &str) -> String {
 
 /// Binds [`COLUMNS`].
 pub(super) fn bind<'q>(query: Query<'q>, case: &Case, now_ms: i64) -> Query<'q> {
-    let ack = case.ack.as_ref();
-    let ladder = &case.ladder;
-    query
+    let query = query
         .bind(case.number)
         .bind(case.exception_id.clone())
         .bind(case.rule.clone())
@@ -73,14 +71,27 @@ pub(super) fn bind<'q>(query: Query<'q>, case: &Case, now_ms: i64) -> Query<'q> 
         .bind(case.news.seq)
         .bind(case.evidence_seq)
         .bind(case.resolved.map(|(at, _)| at.0))
-        .bind(case.resolved.map_or("", |(_, r)| r.name()))
-        .bind(ack.map(|a| a.at_ms))
-        .bind(ack.map_or_else(String::new, |a| a.by.clone()))
-        .bind(ack.map_or_else(String::new, |a| a.comment.clone()))
+        .bind(case.resolved.map_or("", |(_, r)| r.name()));
+    let query = bind_ack(query, case)
         .bind(i64::from(case.incomplete))
         .bind(case.body.number)
         .bind(case.group_id.clone())
-        .bind(now_ms)
+        .bind(now_ms);
+    bind_ladder(query, &case.ladder).bind(case.ladder.ended_ms)
+}
+
+/// Binds ack_ms, ack_by and ack_comment.
+pub(super) fn bind_ack<'q>(query: Query<'q>, case: &Case) -> Query<'q> {
+    let ack = case.ack.as_ref();
+    query
+        .bind(ack.map(|a| a.at_ms))
+        .bind(ack.map_or_else(String::new, |a| a.by.clone()))
+        .bind(ack.map_or_else(String::new, |a| a.comment.clone()))
+}
+
+/// Binds ladder_ms up to held_seq.
+pub(super) fn bind_ladder<'q>(query: Query<'q>, ladder: &Ladder) -> Query<'q> {
+    query
         .bind(ladder.start_ms)
         .bind(i64::from(ladder.round))
         .bind(i64::from(ladder.step))
@@ -93,7 +104,6 @@ pub(super) fn bind<'q>(query: Query<'q>, case: &Case, now_ms: i64) -> Query<'q> 
         .bind(ladder.held.map_or("", |h| h.why.name()))
         .bind(ladder.held.map_or(0, |h| h.by))
         .bind(ladder.held.map_or(0, |h| h.seq))
-        .bind(ladder.ended_ms)
 }
 
 /// Reads [`COLUMNS`]; `bodies` are those known so far, one missing there is an empty one.

@@ -97,6 +97,11 @@ impl Daemon {
     }
 }
 
+/// A text of an answer; "" where there is none.
+pub(super) fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
 fn listen(config: &Path) -> anyhow::Result<String> {
     let config = Config::load(config).map_err(|problems| {
         let said: Vec<String> = problems.iter().map(|p| p.render(false)).collect();

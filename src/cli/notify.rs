@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
-use super::client::Daemon;
+use super::client::{Daemon, text};
 use super::explain::escaped;
 use super::outbox::Who;
 use super::silence::name;
@@ -171,10 +171,6 @@ fn would_be_sent(message: &Value) -> String {
         Some(mail) => format!("{head}{mail}\n"),
         None => format!("{head}{:#}\n", message["body"]),
     }
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
-use super::client::Daemon;
+use super::client::{Daemon, text};
 use super::explain::escaped;
 use super::silence::name;
 use super::{FAILED, FINE};
@@ -131,10 +131,6 @@ fn each(daemon: &Daemon, ids: &[String], who: &Who, what: &str) -> u8 {
         }
     }
     code
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
 }
 
 /// One message a line, its failure on a line of its own.

@@ -4,7 +4,7 @@ use clap::Subcommand;
 use serde_json::{Map, Value, json};
 
 use super::FINE;
-use super::client::Daemon;
+use super::client::{Daemon, text};
 
 /// What to do with silences.
 #[derive(Debug, Subcommand)]
@@ -102,10 +102,6 @@ pub fn run(silence: &Silence) -> anyhow::Result<u8> {
         }
     }
     Ok(FINE)
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
 }
 
 /// Who acts: as named, else as the environment says.

@@ -26,6 +26,50 @@ pub struct Envelope<'a> {
     pub now: i64,
 }
 
+/// A message of our own, about no group: a test, a sign of life, a feed, a receiver that is not reached.
+#[derive(Debug, Clone, Copy)]
+pub struct Own<'a> {
+    /// The body's `type`.
+    pub kind: &'a str,
+    /// Why it is sent.
+    pub reason: &'a str,
+    /// The message's id.
+    pub id: &'a str,
+    /// The receiver's id.
+    pub receiver: &'a str,
+    /// What it is one of: its `group_id`.
+    pub thread: &'a str,
+    /// Whether what it tells of stands.
+    pub state: State,
+    /// What it says, in lines.
+    pub summary: &'a [String],
+    /// Wall time.
+    pub now: i64,
+}
+
+/// The body of a message of our own, in the shape of all others.
+#[must_use]
+pub fn own(own: &Own<'_>) -> Value {
+    json!({
+        "type": own.kind,
+        "timestamp": Time(own.now).to_string(),
+        "data": {
+            "notification_id": own.id,
+            "receiver": own.receiver,
+            "policy": "",
+            "step": null,
+            "reason": own.reason,
+            "group_id": own.thread,
+            "group": {},
+            "group_state": own.state.name(),
+            "counts": {"open": 0, "acknowledged": 0, "resolved": 0},
+            "truncated": 0,
+            "exceptions": [],
+            "summary": own.summary,
+        },
+    })
+}
+
 /// A whole body.
 #[must_use]
 pub fn whole(envelope: &Envelope<'_>, group: &Group, exceptions: Vec<Value>) -> String {

@@ -7,9 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
-use super::{Member, Told, quiet};
+use super::body::{Own, own};
+use super::{Member, State, Told, id_of, quiet};
 use crate::model::{DAY, HOUR, Time};
 use crate::rules::policies::FeedWatch;
 
@@ -351,25 +351,26 @@ pub fn explain(
 #[must_use]
 pub fn body(feed: &Feed, id: &str, to: &Told, now: i64) -> String {
     let (kind, state) = match feed.incident {
-        Some(_) => ("feed.incident", "open"),
-        None => ("feed.resolved", "resolved"),
+        Some(_) => ("feed.incident", State::Open),
+        None => ("feed.resolved", State::Resolved),
     };
     let lane = if feed.lane.is_empty() { Value::Null } else { feed.lane.clone().into() };
     let since = feed.incident.map(|i| Time(i.since_ms).to_string());
     let incident = feed.incident.map(|i| i.trouble.name());
     let last = feed.hours.newest().map(|_| Time(feed.last_ms).to_string());
-    json!({
-        "type": kind,
-        "timestamp": Time(now).to_string(),
-        "data": {
-            "notification_id": id, "receiver": to.receiver, "policy": "", "step": null, "reason": kind,
-            "group_id": feed.thread(), "group": {"source": feed.source, "lane": lane}, "group_state": state,
-            "counts": {"open": 0, "acknowledged": 0, "resolved": 0}, "truncated": 0, "exceptions": [],
-            "feed": {"source": feed.source, "lane": lane, "incident": incident, "since": since, "last_record": last},
-            "summary": summary(feed),
-        },
-    })
-    .to_string()
+    let mut body = own(&Own {
+        kind,
+        reason: kind,
+        id,
+        receiver: &to.receiver,
+        thread: &feed.thread(),
+        state,
+        summary: &summary(feed),
+        now,
+    });
+    body["data"]["group"] = json!({"source": feed.source, "lane": lane});
+    body["data"]["feed"] = json!({"source": feed.source, "lane": lane, "incident": incident, "since": since, "last_record": last});
+    body.to_string()
 }
 
 /// What is said of a feed, in lines.
@@ -401,14 +402,14 @@ impl Feed {
     /// The thread of its messages.
     #[must_use]
     pub fn thread(&self) -> String {
-        hash(&["feed", &self.source, &self.lane])
+        id_of(&["feed", &self.source, &self.lane])
     }
 
     /// The id of a message to somebody: one for the beginning, one for the end of each incident.
     #[must_use]
     pub fn message_id(&self, to: &Told, now: i64) -> String {
         let (word, at) = self.incident.map_or(("resolved", now), |i| ("incident", i.opened_ms));
-        hash(&[word, &self.source, &self.lane, &to.receiver, &to.recipient, &at.to_string()])
+        id_of(&[word, &self.source, &self.lane, &to.receiver, &to.recipient, &at.to_string()])
     }
 
     /// Its name, for people.
@@ -416,15 +417,6 @@ impl Feed {
     pub fn name(&self) -> String {
         if self.lane.is_empty() { self.source.clone() } else { format!("{} ({})", self.source, self.lane) }
     }
-}
-
-fn hash(parts: &[&str]) -> String {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update(part.as_bytes());
-        hash.update([0]);
-    }
-    hash.finalize()[..16].iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -3,12 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Map, Value, json};
-use sha2::{Digest as _, Sha256};
+use serde_json::Value;
 
+use super::body::Own;
 use super::flush::{notice, receivers, recipients};
-use super::{Group, Member, Message, Reason, Sender, State, Told, body, ladder, policy_in_force};
-use crate::model::Time;
+use super::{Group, Member, Message, Reason, Sender, State, Told, body, id_of, ladder, policy_in_force};
 
 /// Exceptions listed by name.
 const TOP: usize = 20;
@@ -71,8 +70,8 @@ fn others(sender: &Sender<'_>, group: &Group, member: &Member, dead: &str) -> BT
 
 fn compose(sender: &Sender<'_>, dead: &Unreachable, to: Told, list: &[&Member], now: i64) -> Option<Message> {
     let integration = sender.policies.receiver(&to.receiver)?.kind.integration();
-    let thread = hash(&["dead letters", &dead.receiver]);
-    let id = hash(&["dead letters", &dead.receiver, &to.receiver, &to.recipient, &now.to_string()]);
+    let thread = id_of(&["dead letters", &dead.receiver]);
+    let id = id_of(&["dead letters", &dead.receiver, &to.receiver, &to.recipient, &now.to_string()]);
     let listed: Vec<Value> = list
         .iter()
         .take(TOP)
@@ -89,16 +88,20 @@ fn compose(sender: &Sender<'_>, dead: &Unreachable, to: Told, list: &[&Member], 
         format!("It was to be told of {} exceptions that stand and that you have not heard of.", list.len()),
         "Correct the receiver, or act in its place; what ends is told to you as well.".to_owned(),
     ];
-    let body = json!({
-        "type": "exceptions.digest",
-        "timestamp": Time(now).to_string(),
-        "data": {
-            "notification_id": id, "receiver": to.receiver, "policy": "", "step": null, "reason": Reason::Digest.name(),
-            "group_id": thread, "group": Map::new(), "group_state": State::Open.name(),
-            "counts": {"open": list.len(), "acknowledged": 0, "resolved": 0}, "truncated": list.len() - listed.len(),
-            "exceptions": listed, "summary": summary,
-        },
+    let mut body = body::own(&Own {
+        kind: "exceptions.digest",
+        reason: Reason::Digest.name(),
+        id: &id,
+        receiver: &to.receiver,
+        thread: &thread,
+        state: State::Open,
+        summary: &summary,
+        now,
     });
+    let data = &mut body["data"];
+    data["counts"]["open"] = list.len().into();
+    data["truncated"] = (list.len() - listed.len()).into();
+    data["exceptions"] = listed.into();
     Some(Message {
         id,
         integration,
@@ -112,13 +115,4 @@ fn compose(sender: &Sender<'_>, dead: &Unreachable, to: Told, list: &[&Member], 
             .collect(),
         to,
     })
-}
-
-fn hash(parts: &[&str]) -> String {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update(part.as_bytes());
-        hash.update([0]);
-    }
-    hash.finalize()[..16].iter().map(|b| format!("{b:02x}")).collect()
 }

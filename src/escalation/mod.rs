@@ -24,6 +24,8 @@ pub mod quiet;
 
 use std::collections::BTreeMap;
 
+use sha2::{Digest as _, Sha256};
+
 use crate::rules::policies::{Policies, Policy};
 
 pub use case::{Ack, Body, Case, Evidence, Group, Ladder, NEVER, News, Reason, State, Told, Word};
@@ -118,6 +120,17 @@ impl Unsent {
     fn of(case: &Case, why: Why, step: u32, at_ms: i64) -> Unsent {
         Unsent { exception: case.number, why, step, at_ms }
     }
+}
+
+/// 32 hexadecimal digits of the SHA-256 over parts: an id that is the same for the same.
+#[must_use]
+pub fn id_of(parts: &[&str]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part.as_bytes());
+        hash.update([0]);
+    }
+    hash.finalize()[..16].iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Where neither the group's policy nor a default one exists any more: nobody new is told, resolves still go.

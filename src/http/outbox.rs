@@ -14,14 +14,12 @@ use super::api::{self, Id, RawBody};
 use super::auth::Caller;
 use super::ports::{ApiError, Operator, Page};
 use super::problem::Problem;
+use crate::metrics::OUTBOX_STATES;
 use crate::model::Time;
-
-/// States by which messages are listed.
-pub const STATES: [&str; 6] = ["pending", "delivered", "withdrawn", "dead", "dropped", "dry_run"];
 
 /// What operators do with the outbox.
 pub trait Outbox: Send + Sync {
-    /// Messages, newest first; `state` is one of [`STATES`].
+    /// Messages, newest first; `state` is one of [`OUTBOX_STATES`].
     fn messages<'a>(
         &'a self,
         state: Option<&'a str>,
@@ -96,9 +94,9 @@ async fn list(State(site): State<Shared>, uri: Uri) -> Result<Response, Problem>
     let query: ListQuery = api::query(&uri)?;
     let state = api::filled(query.state);
     if let Some(state) = &state
-        && !STATES.contains(&state.as_str())
+        && !OUTBOX_STATES.contains(&state.as_str())
     {
-        let why = format!("state {} is none of {}", api::shown(state), STATES.join(", "));
+        let why = format!("state {} is none of {}", api::shown(state), OUTBOX_STATES.join(", "));
         return Err(Problem::bad_request(why));
     }
     let (receiver, cursor) = (api::filled(query.receiver), api::filled(query.cursor));

@@ -4,14 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::json;
-use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
 use super::clock::WallClock;
 use super::escalator::{self, Backlog};
 use crate::cases::{Audit, Cases, CasesError, OutboxRow};
-use crate::escalation::{Sender, tell_others};
+use crate::escalation::body::{self, Own};
+use crate::escalation::{Sender, State, id_of, tell_others};
 use crate::metrics::Metrics;
 use crate::model::{MINUTE, Time};
 use crate::rules::Policies;
@@ -152,17 +151,17 @@ impl Auditor {
     ) -> Result<(), CasesError> {
         let Some(receiver) = policies.receiver(receiver) else { return Ok(()) };
         for recipient in receiver.kind.recipients() {
-            let id = hash(&[what.thread, &receiver.id, &recipient, &slot.to_string()]);
-            let thread = hash(&[what.thread]);
-            let body = json!({
-                "type": what.kind,
-                "timestamp": Time(now).to_string(),
-                "data": {
-                    "notification_id": id, "receiver": receiver.id, "policy": "", "step": null, "reason": what.reason,
-                    "group_id": thread, "group": {}, "group_state": if what.kind == "alive" { "resolved" } else { "open" },
-                    "counts": {"open": 0, "acknowledged": 0, "resolved": 0}, "truncated": 0, "exceptions": [],
-                    "summary": what.summary,
-                },
+            let id = id_of(&[what.thread, &receiver.id, &recipient, &slot.to_string()]);
+            let thread = id_of(&[what.thread]);
+            let body = body::own(&Own {
+                kind: what.kind,
+                reason: what.reason,
+                id: &id,
+                receiver: &receiver.id,
+                thread: &thread,
+                state: if what.kind == "alive" { State::Resolved } else { State::Open },
+                summary: &what.summary,
+                now,
             });
             let row = OutboxRow {
                 id,
@@ -188,14 +187,4 @@ struct Word {
     kind: &'static str,
     reason: &'static str,
     summary: Vec<String>,
-}
-
-/// An id of parts.
-pub(super) fn hash(parts: &[&str]) -> String {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update(part.as_bytes());
-        hash.update([0]);
-    }
-    hash.finalize()[..16].iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -6,22 +6,9 @@ use serde_json::Value;
 
 use super::desk::who;
 use super::ports::{Api, check_cursor, page, unavailable};
-use crate::cases::{self, MessageState};
+use crate::cases;
 use crate::http::outbox::{DeadLetters, Handled, Outbox};
 use crate::http::ports::{ApiError, Operator, Page};
-
-/// The state of this name; the listener has refused every other.
-fn state(name: &str) -> Option<MessageState> {
-    Some(match name {
-        "pending" => MessageState::Pending,
-        "delivered" => MessageState::Delivered,
-        "withdrawn" => MessageState::Withdrawn,
-        "dead" => MessageState::Dead,
-        "dropped" => MessageState::Dropped,
-        "dry_run" => MessageState::DryRun,
-        _ => return None,
-    })
-}
 
 fn handled(handled: cases::Handled) -> Handled {
     match handled {
@@ -34,14 +21,14 @@ fn handled(handled: cases::Handled) -> Handled {
 impl Outbox for Api {
     fn messages<'a>(
         &'a self,
-        name: Option<&'a str>,
+        state: Option<&'a str>,
         receiver: Option<&'a str>,
         limit: u32,
         cursor: Option<&'a str>,
     ) -> BoxFuture<'a, Result<Page, ApiError>> {
         async move {
             check_cursor(cursor)?;
-            let listed = self.cases.outbox_list(name.and_then(state), receiver, limit, cursor).await;
+            let listed = self.cases.outbox_list(state, receiver, limit, cursor).await;
             listed.map(page).map_err(unavailable)
         }
         .boxed()

@@ -4,14 +4,13 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
-use super::auditor::hash;
 use super::desk::who;
 use super::ports::{Api, unavailable};
 use crate::cases::{Deed, OutboxRow};
-use crate::escalation::{Case, policy_of};
+use crate::escalation::body::{self, Own};
+use crate::escalation::{Case, State, id_of, policy_of};
 use crate::http::ports::{ApiError, Operator};
 use crate::http::receivers::{Format, Receivers};
-use crate::model::Time;
 use crate::notify::mail_of;
 use crate::rules::Policies;
 use crate::rules::policies::Receiver;
@@ -93,15 +92,16 @@ fn tests(receiver: &Receiver, by: &Operator, now: i64) -> Vec<OutboxRow> {
     let mut summary = vec![format!("A test of the receiver {}, asked for by {}.", receiver.id, by.by)];
     summary.extend(Some(by.comment.clone()).filter(|c| !c.is_empty()));
     let of = |recipient: String| {
-        let id = hash(&["test", &receiver.id, &recipient, &by.by, &now.to_string()]);
-        let body = json!({
-            "type": "test",
-            "timestamp": Time(now).to_string(),
-            "data": {
-                "notification_id": id, "receiver": receiver.id, "policy": "", "step": null, "reason": "test", "group_id": id,
-                "group": {}, "group_state": "open", "counts": {"open": 0, "acknowledged": 0, "resolved": 0}, "truncated": 0,
-                "exceptions": [], "summary": summary,
-            },
+        let id = id_of(&["test", &receiver.id, &recipient, &by.by, &now.to_string()]);
+        let body = body::own(&Own {
+            kind: "test",
+            reason: "test",
+            id: &id,
+            receiver: &receiver.id,
+            thread: &id,
+            state: State::Open,
+            summary: &summary,
+            now,
         });
         OutboxRow {
             thread: id.clone(),
