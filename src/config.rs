@@ -94,9 +94,11 @@ pub struct Reload {
     pub every: i64,
 }
 
-/// `cases:`; in this version SQLite in `state`.
+/// `cases:`
 #[derive(Clone, PartialEq, Debug)]
 pub struct Cases {
+    /// `postgres://user@host/database`; `None`: SQLite in `state`.
+    pub url: Option<String>,
     /// Of a database that wants one.
     pub password: Option<SecretText>,
     /// How long resolved exceptions are kept.

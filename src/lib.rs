@@ -39,7 +39,8 @@
 //! 2. The set of changes is a function of the log, the rules and W: any batching, crash or replay gives the same set.
 //! 3. No exception opens for a parcel whose satisfying record was appended before the fire time; none is missed.
 //! 4. Nothing is sent that was not committed first; nothing committed is forgotten; each exception id has one row.
-//! 5. One writer a partition.
+//! 5. One writer a partition, one leader of the escalation: of several processes over one database, whoever was deposed commits nothing
+//!    ([`cases`], `leases`).
 //! 6. Every queue is bounded and has a gauge; a slow receiver slows nobody else.
 //! 7. Rules are swapped whole or not at all.
 //! 8. Stored formats carry a version.

@@ -101,6 +101,8 @@ pub struct Metrics {
     pub outbox_oldest_pending: Gauge,
     /// Exceptions whose next step is overdue.
     pub escalation_steps_overdue: IntGauge,
+    /// 1: this process leads the escalation; of several that share a database one does.
+    pub escalation_leader: IntGauge,
     // configuration and state
     /// 1 where the last (re)load of rules and policies succeeded.
     pub config_last_reload_successful: IntGauge,
@@ -310,6 +312,7 @@ impl Metrics {
             fire_lateness_seconds: m.histogram("fire_lateness_seconds", &LATENESS, "Seconds from a deadline's fire time to its change being written, live only.")?,
             notification_delay_seconds: m.histogram("notification_delay_seconds", &DELAY, "Seconds from the oldest change in a message to its delivery.")?,
             outbox_oldest_pending: m.time("outbox_oldest_pending_timestamp_seconds", "When the oldest message still to be delivered was written; 0 for none.")?,
+            escalation_leader: m.gauge("escalation_leader", "1 where this process leads the escalation: of several that share a database, one.")?,
             escalation_steps_overdue: m.gauge("escalation_steps_overdue", "Exceptions that stand and whose next step is overdue.")?,
             config_last_reload_successful: m.gauge("config_last_reload_successful", "1 where rules and policies were last loaded without a problem.")?,
             config_last_reload_success: m.time("config_last_reload_success_timestamp_seconds", "When rules and policies were last loaded without a problem.")?,

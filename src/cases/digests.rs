@@ -3,7 +3,7 @@
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::outbox;
-use super::row::{self, Query};
+use super::sql::{self, Query};
 use super::{Cases, CasesError, Escalation, OutboxRow};
 use crate::escalation::{Bucket, Budget, Cause, Digest, Flushed, Message, NEVER, Notice, Told};
 
@@ -204,7 +204,8 @@ impl Escalation {
     /// Writes which news a message holds.
     pub(super) async fn write_notices(&mut self, id: &str, notices: &[Notice]) -> sqlx::Result<()> {
         for chunk in notices.chunks(CHUNK) {
-            let sql = row::values_sql(
+            let sql = sql::values_sql(
+                self.dialect(),
                 "INSERT INTO notices (outbox_id, exception, change, stage, step, at, reminder) VALUES",
                 7,
                 chunk.len(),

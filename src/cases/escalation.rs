@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
-use sqlx::sqlite::{SqliteConnection, SqliteExecutor, SqliteRow};
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::causes::Causes;
-use super::row::{self, COLUMNS, list_sql};
-use super::store::{Tx, lock};
+use super::row::{self, COLUMNS};
+use super::sql::{self, Conn, Dialect, Query, Row, Tx, list_sql};
 use super::{Cases, CasesError, operate};
 use crate::escalation::feeds::Incidents;
 use crate::escalation::{
@@ -49,7 +48,7 @@ impl Cases {
     pub async fn escalation(&self) -> Result<Escalation, CasesError> {
         Ok(Escalation {
             cases: self.clone(),
-            tx: self.begin().await?,
+            tx: self.begin_leading().await?,
             filled: false,
             causes: Causes::new(),
             incidents: None,
@@ -97,7 +96,7 @@ impl Cases {
     /// # Errors
     /// Every [`CasesError`].
     pub async fn policies_in_force(&self, hash: &str, now_ms: i64) -> Result<(), CasesError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_leading().await?;
         async {
             let before: Option<String> =
                 sqlx::query_scalar("SELECT value FROM settings WHERE name = 'policies_hash'")
@@ -128,7 +127,7 @@ impl Cases {
     /// # Errors
     /// Every [`CasesError`].
     pub async fn wake_waiting(&self, partition: i32, now_ms: i64) -> Result<(), CasesError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_leading().await?;
         sqlx::query("UPDATE exceptions SET next_ms = $2 WHERE partition_id = $1 AND waiting = 1")
             .bind(i64::from(partition))
             .bind(now_ms)
@@ -167,7 +166,7 @@ impl Escalation {
                 .fetch_all(&mut *self.tx)
                 .await
                 .map_err(|e| self.cases.failed(e))?;
-            cases.extend(self.cases_of(&rows)?);
+            cases.extend(self.cases_of(&rows).await?);
         }
         Ok(cases)
     }
@@ -181,7 +180,7 @@ impl Escalation {
             cases.iter().map(|c| c.group_id.as_str()).collect::<BTreeSet<_>>().into_iter().collect();
         let mut groups = BTreeMap::new();
         for chunk in ids.chunks(CHUNK) {
-            let sql = list_sql(&format!("{GROUPS} WHERE group_id IN"), chunk.len(), "");
+            let sql = list_sql(self.dialect(), &format!("{GROUPS} WHERE group_id IN"), chunk.len(), "");
             let mut query = sqlx::query(AssertSqlSafe(sql));
             for id in chunk {
                 query = query.bind((*id).to_owned());
@@ -201,7 +200,7 @@ impl Escalation {
     /// Every [`CasesError`].
     pub async fn groups_due(&mut self, now_ms: i64, limit: u32) -> Result<Vec<Group>, CasesError> {
         let rows = sqlx::query(AssertSqlSafe(format!(
-            "{GROUPS} WHERE flush_ms <= $1 AND flush_ms < 9223372036854775807 ORDER BY flush_ms LIMIT $2"
+            "{GROUPS} WHERE flush_ms <= $1 AND flush_ms < 9223372036854775807 ORDER BY flush_ms, group_id LIMIT $2"
         )))
         .bind(now_ms)
         .bind(i64::from(limit))
@@ -240,7 +239,7 @@ impl Escalation {
         .bind(i64::from(limit))
         .fetch_all(&mut *self.tx)
         .await?;
-        let bodies = lock(&self.cases.inner.bodies).clone();
+        let bodies = self.cases.bodies_of(&rows).await?;
         let mut members = Vec::with_capacity(rows.len());
         for r in &rows {
             let case = row::case_of(r, &bodies)?;
@@ -255,8 +254,12 @@ impl Escalation {
     /// Reads who was told of these members, and what their latest changes knew.
     pub(super) async fn fill(&mut self, members: &mut [Member]) -> sqlx::Result<()> {
         let at: BTreeMap<i64, usize> = members.iter().enumerate().map(|(i, m)| (m.case.number, i)).collect();
-        let sql =
-            list_sql("SELECT exception, receiver, recipient FROM told WHERE exception IN", members.len(), "");
+        let sql = list_sql(
+            self.dialect(),
+            "SELECT exception, receiver, recipient FROM told WHERE exception IN",
+            members.len(),
+            "",
+        );
         let mut query = sqlx::query(AssertSqlSafe(sql));
         for member in members.iter() {
             query = query.bind(member.case.number);
@@ -266,7 +269,12 @@ impl Escalation {
                 members[i].told.insert(Told { receiver: r.try_get(1)?, recipient: r.try_get(2)? });
             }
         }
-        let sql = list_sql("SELECT exception, evidence FROM changes WHERE seq IN", members.len(), "");
+        let sql = list_sql(
+            self.dialect(),
+            "SELECT exception, evidence FROM changes WHERE seq IN",
+            members.len(),
+            "",
+        );
         let mut query = sqlx::query(AssertSqlSafe(sql));
         for member in members.iter() {
             query = query.bind(member.case.evidence_seq);
@@ -326,7 +334,7 @@ impl Escalation {
         self.write_group(&flushed.group).await?;
         self.write_unsent(&flushed.unsent).await?;
         for chunk in flushed.settled.chunks(CHUNK) {
-            let sql = list_sql("DELETE FROM told WHERE exception IN", chunk.len(), "");
+            let sql = list_sql(self.dialect(), "DELETE FROM told WHERE exception IN", chunk.len(), "");
             let mut query = sqlx::query(AssertSqlSafe(sql));
             for exception in chunk {
                 query = query.bind(*exception);
@@ -345,7 +353,8 @@ impl Escalation {
     /// Who was told of which exception, and is owed its resolve.
     pub(super) async fn write_told(&mut self, told: &[(i64, &Told)]) -> sqlx::Result<()> {
         for chunk in told.chunks(CHUNK) {
-            let sql = row::values_sql(
+            let sql = sql::values_sql(
+                self.dialect(),
                 "INSERT INTO told (exception, receiver, recipient) VALUES",
                 3,
                 chunk.len(),
@@ -367,7 +376,7 @@ impl Escalation {
             self.write_expiry(case, now_ms).await?;
         }
         for chunk in cases.chunks(CHUNK) {
-            let sql = row::values_sql(LADDERS, LADDER_WIDTH, chunk.len(), WRITE_LADDERS);
+            let sql = sql::values_sql(self.dialect(), LADDERS, LADDER_WIDTH, chunk.len(), WRITE_LADDERS);
             let mut query = sqlx::query(AssertSqlSafe(sql));
             for case in chunk {
                 query = bind_written(query, case);
@@ -412,7 +421,11 @@ impl Escalation {
         insert_unsent(&mut self.tx, unsent).await
     }
 
-    pub(super) fn tx(&mut self) -> &mut sqlx::sqlite::SqliteConnection {
+    pub(super) fn dialect(&self) -> Dialect {
+        self.cases.dialect()
+    }
+
+    pub(super) fn tx(&mut self) -> &mut Conn {
         &mut self.tx
     }
 
@@ -424,8 +437,8 @@ impl Escalation {
         self.cases.failed(error)
     }
 
-    fn cases_of(&self, rows: &[SqliteRow]) -> Result<Vec<Case>, CasesError> {
-        let bodies = lock(&self.cases.inner.bodies).clone();
+    async fn cases_of(&mut self, rows: &[Row]) -> Result<Vec<Case>, CasesError> {
+        let bodies = self.cases.bodies_of(rows).await.map_err(|e| self.cases.failed(e))?;
         rows.iter()
             .map(|r| row::case_of(r, &bodies))
             .collect::<sqlx::Result<_>>()
@@ -448,10 +461,15 @@ impl Escalation {
 }
 
 /// Writes decisions not to send.
-pub(super) async fn insert_unsent(tx: &mut SqliteConnection, unsent: &[Unsent]) -> sqlx::Result<()> {
+pub(super) async fn insert_unsent(tx: &mut Conn, unsent: &[Unsent]) -> sqlx::Result<()> {
     for chunk in unsent.chunks(CHUNK) {
-        let sql =
-            row::values_sql("INSERT INTO unsent (exception, reason, step, at_ms) VALUES", 4, chunk.len(), "");
+        let sql = sql::values_sql(
+            Dialect::of(tx),
+            "INSERT INTO unsent (exception, reason, step, at_ms) VALUES",
+            4,
+            chunk.len(),
+            "",
+        );
         let mut query = sqlx::query(AssertSqlSafe(sql));
         for u in chunk {
             query = query.bind(u.exception).bind(u.why.name()).bind(i64::from(u.step)).bind(u.at_ms);
@@ -462,7 +480,10 @@ pub(super) async fn insert_unsent(tx: &mut SqliteConnection, unsent: &[Unsent]) 
 }
 
 /// How many of a group stand.
-pub(super) async fn standing(executor: impl SqliteExecutor<'_>, group: &str) -> sqlx::Result<Counts> {
+pub(super) async fn standing(
+    executor: impl sqlx::Executor<'_, Database = sqlx::Any>,
+    group: &str,
+) -> sqlx::Result<Counts> {
     let rows = sqlx::query(
         "SELECT state, COUNT(*) FROM exceptions WHERE group_id = $1 AND state <> 'resolved' GROUP BY state",
     )
@@ -481,12 +502,12 @@ pub(super) async fn standing(executor: impl SqliteExecutor<'_>, group: &str) -> 
 }
 
 /// Binds the columns of [`LADDERS`].
-fn bind_written<'q>(query: row::Query<'q>, case: &Case) -> row::Query<'q> {
+fn bind_written<'q>(query: Query<'q>, case: &Case) -> Query<'q> {
     let query = query.bind(case.number).bind(case.state.name());
     row::bind_ladder(row::bind_ack(query, case), &case.ladder)
 }
 
-pub(super) fn group_of(r: &SqliteRow) -> sqlx::Result<Group> {
+pub(super) fn group_of(r: &Row) -> sqlx::Result<Group> {
     let values: &str = r.try_get(2)?;
     let values: Map<String, Value> =
         serde_json::from_str(values).map_err(|e| sqlx::Error::Decode(Box::new(e)))?;

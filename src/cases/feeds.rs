@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::causes::wake_explained;
 use super::outbox;
-use super::store::{Tx, lock, next_number};
+use super::sql::{Conn, Row, Tx};
+use super::store::{lock, next_number};
 use super::{Cases, CasesError, Escalation, OutboxRow};
 use crate::escalation::feeds::{self, Feed, Health, Heard, Hours, Incident, Incidents, Trouble};
 use crate::escalation::{Member, Told, recipients};
@@ -23,7 +23,7 @@ const COLUMNS: &str =
     "feed, source, lane, first_ms, last_ms, hours, health, health_ms, incident, since_ms, opened_ms, told";
 
 /// Takes in what was heard of feeds. Whether an incident may begin or end by it.
-pub(super) async fn hear(tx: &mut SqliteConnection, heard: &[Heard]) -> sqlx::Result<bool> {
+pub(super) async fn hear(tx: &mut Conn, heard: &[Heard]) -> sqlx::Result<bool> {
     let mut stirred = false;
     for one in heard {
         // What a lane tells, its source has told too; what is said of the health of a lane is said of it alone.
@@ -51,7 +51,7 @@ pub(super) async fn hear(tx: &mut SqliteConnection, heard: &[Heard]) -> sqlx::Re
     Ok(stirred)
 }
 
-async fn find(tx: &mut SqliteConnection, source: &str, lane: &str) -> sqlx::Result<Option<Feed>> {
+async fn find(tx: &mut Conn, source: &str, lane: &str) -> sqlx::Result<Option<Feed>> {
     let row =
         sqlx::query(AssertSqlSafe(format!("SELECT {COLUMNS} FROM feeds WHERE source = $1 AND lane = $2")))
             .bind(source.to_owned())
@@ -62,7 +62,7 @@ async fn find(tx: &mut SqliteConnection, source: &str, lane: &str) -> sqlx::Resu
 }
 
 /// A feed not known yet; `None`: there are too many.
-async fn fresh(tx: &mut SqliteConnection, heard: &Heard) -> sqlx::Result<Option<Feed>> {
+async fn fresh(tx: &mut Conn, heard: &Heard) -> sqlx::Result<Option<Feed>> {
     let many: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM feeds").fetch_one(&mut *tx).await?;
     if many >= MAX_FEEDS {
         return Ok(None);
@@ -71,7 +71,7 @@ async fn fresh(tx: &mut SqliteConnection, heard: &Heard) -> sqlx::Result<Option<
     Ok(Some(Feed { number, source: heard.source.clone(), lane: heard.lane.clone(), ..Feed::default() }))
 }
 
-async fn write(tx: &mut SqliteConnection, feed: &Feed) -> sqlx::Result<()> {
+async fn write(tx: &mut Conn, feed: &Feed) -> sqlx::Result<()> {
     let told: Vec<[&str; 2]> =
         feed.told.iter().map(|t| [t.receiver.as_str(), t.recipient.as_str()]).collect();
     let incident = feed.incident;
@@ -98,7 +98,7 @@ async fn write(tx: &mut SqliteConnection, feed: &Feed) -> sqlx::Result<()> {
     Ok(())
 }
 
-fn feed_of(r: &SqliteRow) -> sqlx::Result<Feed> {
+fn feed_of(r: &Row) -> sqlx::Result<Feed> {
     let health = Health::from_name(r.try_get(6)?);
     let (health_ms, since_ms, opened_ms) = (r.try_get(7)?, r.try_get(9)?, r.try_get(10)?);
     let told: &str = r.try_get(11)?;
@@ -140,7 +140,7 @@ impl Cases {
         dry_run: bool,
         now_ms: i64,
     ) -> Result<(), CasesError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_leading().await?;
         let (standing, moved) =
             watch(&mut tx, policies, dry_run, now_ms).await.map_err(|e| self.failed(e))?;
         self.end(tx).await?;
@@ -291,7 +291,7 @@ impl Escalation {
             let rows = sqlx::query("SELECT source, lane, feed FROM feeds WHERE incident <> ''")
                 .fetch_all(self.tx())
                 .await?;
-            let read = |r: &SqliteRow| Ok(((r.try_get(0)?, r.try_get(1)?), r.try_get(2)?));
+            let read = |r: &Row| Ok(((r.try_get(0)?, r.try_get(1)?), r.try_get(2)?));
             self.incidents = Some(rows.iter().map(read).collect::<sqlx::Result<Incidents>>()?);
         }
         if let Some(incidents) = &self.incidents {

@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::Row as _;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::escalation::insert_unsent;
 use super::outbox::free_next;
 use super::row::small;
+use super::sql::{Conn, Row};
 use crate::escalation::body;
 use crate::escalation::{After, Saying, State, Told, Why, Withdrawn, Word, fence};
 
@@ -41,7 +41,7 @@ struct Line {
 /// Withdraws what is due for a receiver and no longer to be said; `decided` counts it. Returns whether what is due now may go: else there
 /// is more to withdraw in a further transaction.
 pub(super) async fn withdraw(
-    tx: &mut SqliteConnection,
+    tx: &mut Conn,
     receiver: &str,
     (now_ms, limit): (i64, u32),
     decided: &mut BTreeMap<Why, u64>,
@@ -72,12 +72,7 @@ pub(super) async fn withdraw(
 }
 
 /// Of what would be handed out: usually nothing, after one look at each.
-async fn doubtful(
-    tx: &mut SqliteConnection,
-    receiver: &str,
-    now_ms: i64,
-    limit: u32,
-) -> sqlx::Result<Vec<Doubtful>> {
+async fn doubtful(tx: &mut Conn, receiver: &str, now_ms: i64, limit: u32) -> sqlx::Result<Vec<Doubtful>> {
     let rows = sqlx::query(
         "SELECT o.id, o.seq, o.receiver, o.recipient, o.thread, o.kind FROM (SELECT id, seq, receiver, recipient, thread, kind, \
          attempts, lease_ms FROM outbox WHERE receiver = $1 \
@@ -105,7 +100,7 @@ async fn doubtful(
 
 /// All that the recipient of a message is told of its exceptions, in the order of sending. A message that was purged long ago
 /// counts as the first of all, to whomever it went.
-async fn lines(tx: &mut SqliteConnection, row: &Doubtful) -> sqlx::Result<Vec<Line>> {
+async fn lines(tx: &mut Conn, row: &Doubtful) -> sqlx::Result<Vec<Line>> {
     let rows = sqlx::query(
         "SELECT n.exception, n.change, n.step, e.state, CASE WHEN o.id IS NULL AND d.id IS NULL THEN 0 ELSE o.seq END, n.outbox_id, \
          CASE WHEN d.id IS NOT NULL OR o.kind = 'digest' THEN 1 ELSE 0 END, \
@@ -127,7 +122,7 @@ async fn lines(tx: &mut SqliteConnection, row: &Doubtful) -> sqlx::Result<Vec<Li
     Ok(lines)
 }
 
-fn line(r: &SqliteRow) -> sqlx::Result<Line> {
+fn line(r: &Row) -> sqlx::Result<Line> {
     let unknown = |what: &str| sqlx::Error::Decode(format!("{what:?} in the outbox's notices").into());
     let (word, state): (&str, &str) = (r.try_get(1)?, r.try_get(3)?);
     Ok(Line {
@@ -167,7 +162,7 @@ fn after(line: &Line) -> After {
 }
 
 async fn write(
-    tx: &mut SqliteConnection,
+    tx: &mut Conn,
     row: &Doubtful,
     lines: &[Line],
     withdrawn: &Withdrawn,
@@ -191,7 +186,7 @@ async fn write(
     free_next(tx, row.to.receiver.clone(), row.to.recipient.clone(), row.thread.clone()).await
 }
 
-async fn finish(tx: &mut SqliteConnection, id: &str, why: Why, now_ms: i64) -> sqlx::Result<()> {
+async fn finish(tx: &mut Conn, id: &str, why: Why, now_ms: i64) -> sqlx::Result<()> {
     sqlx::query(
         "UPDATE outbox SET state = 'withdrawn', done_ms = $2, reason = $3, detail = '' WHERE id = $1",
     )
@@ -204,7 +199,7 @@ async fn finish(tx: &mut SqliteConnection, id: &str, why: Why, now_ms: i64) -> s
 }
 
 /// Nobody told this recipient: no resolve is owed there, nor anywhere where it was the only one; and the step is still to be climbed.
-async fn untell(tx: &mut SqliteConnection, to: &Told, exception: i64, step: u32) -> sqlx::Result<()> {
+async fn untell(tx: &mut Conn, to: &Told, exception: i64, step: u32) -> sqlx::Result<()> {
     sqlx::query("DELETE FROM told WHERE exception = $1 AND receiver = $2 AND recipient = $3")
         .bind(exception)
         .bind(to.receiver.clone())
@@ -233,7 +228,7 @@ async fn untell(tx: &mut SqliteConnection, to: &Told, exception: i64, step: u32)
 }
 
 /// Takes ends out of a message that was never handed out; one with nothing else to say is withdrawn. It lists no exception twice.
-async fn take_out(tx: &mut SqliteConnection, id: &str, exceptions: &[i64], now_ms: i64) -> sqlx::Result<()> {
+async fn take_out(tx: &mut Conn, id: &str, exceptions: &[i64], now_ms: i64) -> sqlx::Result<()> {
     let all: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM notices WHERE outbox_id = $1")
         .bind(id.to_owned())
         .fetch_one(&mut *tx)

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::commit::hex;
-use super::row::{self, flag, severity, small};
+use super::row::{flag, severity, small};
+use super::sql::{self, Row};
 use super::store::next_number;
 use super::{Cases, CasesError, Recorded, Rejected, Standing};
 use crate::model::Time;
@@ -63,7 +64,7 @@ impl Cases {
     /// # Errors
     /// Every [`CasesError`].
     pub async fn forget_position(&self, partition: i32) -> Result<(), CasesError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_owning(partition).await?;
         for sql in [
             "DELETE FROM partitions WHERE partition_id = $1",
             "DELETE FROM rule_switches WHERE partition_id = $1",
@@ -84,7 +85,7 @@ impl Cases {
     pub async fn standing(&self, partition: i32) -> Result<Vec<Standing>, CasesError> {
         let rows = sqlx::query(
             "SELECT exception_id, rule, parcel_id, episode, stage, severity, highest_stage, highest_severity, anchor, due, \
-             state = 'resolved' FROM exceptions WHERE partition_id = $1 AND engine_open = 1 ORDER BY exception",
+             CASE WHEN state = 'resolved' THEN 1 ELSE 0 END FROM exceptions WHERE partition_id = $1 AND engine_open = 1 ORDER BY exception",
         )
         .bind(i64::from(partition))
         .fetch_all(&self.inner.reader)
@@ -146,7 +147,8 @@ impl Cases {
         async {
             let mut seq = next_number(&mut tx, "SELECT MAX(seq) FROM rejected_records").await?;
             for chunk in records.chunks(250) {
-                let sql = row::values_sql(
+                let sql = sql::values_sql(
+                    self.dialect(),
                     HEAD,
                     8,
                     chunk.len(),
@@ -238,7 +240,7 @@ impl Cases {
     pub async fn purge(&self, before_ms: i64, limit: u32) -> Result<u64, CasesError> {
         const OLD: &str = "(SELECT exception FROM exceptions WHERE state = 'resolved' AND updated_ms < $1 AND engine_open = 0 AND told = 0 \
                            ORDER BY updated_ms LIMIT $2)";
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_leading().await?;
         let gone = async {
             for table in ["changes", "notices", "unsent", "actions", "told", "exception_orders"] {
                 sqlx::query(AssertSqlSafe(format!("DELETE FROM {table} WHERE exception IN {OLD}")))
@@ -268,7 +270,7 @@ impl Cases {
     }
 }
 
-fn standing_of(r: &sqlx::sqlite::SqliteRow) -> sqlx::Result<Standing> {
+fn standing_of(r: &Row) -> sqlx::Result<Standing> {
     Ok(Standing {
         exception_id: r.try_get(0)?,
         rule: r.try_get(1)?,

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use sqlx::{AssertSqlSafe, Row as _};
 
-use super::row::{self, COLUMNS, list_sql};
-use super::store::lock;
+use super::row::{self, COLUMNS};
+use super::sql::{list_sql, placeholder};
 use super::{Cases, CasesError, Escalation};
 use crate::escalation::{Member, Message, Unreachable};
 
@@ -87,19 +87,23 @@ impl Escalation {
         let mut cases = BTreeMap::new();
         for chunk in ids.chunks(CHUNK) {
             let head = format!(
-                "SELECT {COLUMNS} FROM exceptions AS e WHERE state = 'open' AND told = 1 AND NOT EXISTS (SELECT 1 FROM notices AS n \
-                 JOIN outbox AS o ON o.id = n.outbox_id WHERE n.exception = e.exception AND n.change <> 'resolved' \
-                 AND o.receiver = ? AND o.state = 'dead' AND o.escalated = 1 AND o.created_ms >= e.opened_ms) \
-                 AND exception IN (SELECT exception FROM notices WHERE change <> 'resolved' AND outbox_id IN"
+                "SELECT {COLUMNS} FROM exceptions AS e WHERE state = 'open' AND told = 1 AND exception IN (SELECT exception FROM notices \
+                 WHERE change <> 'resolved' AND outbox_id IN"
             );
-            let tail = format!(") ORDER BY severity DESC, due LIMIT {MEMBERS}");
-            let sql = list_sql(&head, chunk.len(), &tail);
-            let mut query = sqlx::query(AssertSqlSafe(sql)).bind(receiver.to_owned());
+            let after = placeholder(self.dialect(), chunk.len() + 1);
+            let tail = format!(
+                ") AND NOT EXISTS (SELECT 1 FROM notices AS n JOIN outbox AS o ON o.id = n.outbox_id WHERE n.exception = e.exception \
+                 AND n.change <> 'resolved' AND o.receiver = {after} AND o.state = 'dead' AND o.escalated = 1 \
+                 AND o.created_ms >= e.opened_ms) ORDER BY severity DESC, due LIMIT {MEMBERS}"
+            );
+            let sql = list_sql(self.dialect(), &head, chunk.len(), &tail);
+            let mut query = sqlx::query(AssertSqlSafe(sql));
             for id in chunk {
                 query = query.bind(id.clone());
             }
+            query = query.bind(receiver.to_owned());
             let rows = query.fetch_all(self.tx()).await?;
-            let bodies = lock(&self.cases().inner.bodies).clone();
+            let bodies = self.cases().bodies_of(&rows).await?;
             for r in &rows {
                 let case = row::case_of(r, &bodies)?;
                 cases.insert(case.number, case);
@@ -144,7 +148,7 @@ impl Escalation {
         let told = !messages.is_empty();
         for chunk in letters.ids.chunks(CHUNK) {
             let head = format!("UPDATE outbox SET escalated = {} WHERE id IN", if told { 1 } else { 2 });
-            let mut query = sqlx::query(AssertSqlSafe(list_sql(&head, chunk.len(), "")));
+            let mut query = sqlx::query(AssertSqlSafe(list_sql(self.dialect(), &head, chunk.len(), "")));
             for id in chunk {
                 query = query.bind(id.clone());
             }

@@ -6,6 +6,7 @@ use serde_json::json;
 use sqlx::Row as _;
 
 use super::audit::{self, Deed, Who};
+use super::sql::Row;
 use super::store::next_number;
 use super::{Cases, CasesError};
 
@@ -83,7 +84,7 @@ impl Cases {
         .fetch_all(&self.inner.reader)
         .await
         .map_err(|e| self.failed(e))?;
-        let load = |r: &sqlx::sqlite::SqliteRow| {
+        let load = |r: &Row| {
             Ok(RulesLoad {
                 rules_hash: r.try_get(0)?,
                 policies_hash: r.try_get(1)?,

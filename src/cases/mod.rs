@@ -1,7 +1,7 @@
 //! The relational truth: exceptions, their changes, the escalation's state, the outbox, what operators did (DESIGN §2,
-//! §6, §7). SQLite inside the process, by sqlx; the SQL is kept to what PostgreSQL takes too.
+//! §6, §7). SQLite inside the process, or a PostgreSQL that several processes share; the SQL is the same (`sql` has the few differences).
 //!
-//! One connection writes, so a transaction sees nobody between its reads and its writes. Times are milliseconds since
+//! One connection writes, and in PostgreSQL one process at a time, so a transaction sees nobody between its reads and its writes. Times are milliseconds since
 //! 1970. An exception has a small number of its own, `exception`, under which the other tables know it; the id of
 //! DESIGN §6 is what everybody outside sees.
 //!
@@ -20,6 +20,7 @@ mod feeds;
 mod fence;
 mod fold;
 mod keep;
+mod leases;
 mod letters;
 mod loads;
 mod memory;
@@ -32,6 +33,7 @@ mod query;
 mod replay;
 mod row;
 mod silences;
+mod sql;
 mod standing;
 mod store;
 
@@ -47,6 +49,7 @@ pub use audit::{Chain, Deed, Who, chained};
 pub use digests::DueDigest;
 pub use error::CasesError;
 pub use escalation::Escalation;
+pub use leases::Lead;
 pub use letters::DeadLetters;
 pub use loads::RulesLoad;
 pub use memory::Memory;
@@ -55,6 +58,7 @@ pub use overdue::Audit;
 pub use preview::Preview;
 pub use replay::{Handled, Replay};
 pub use silences::{NewSilence, Reach};
+pub use sql::{Place, Server};
 pub use standing::ToldException;
 pub use store::{Cases, Options};
 

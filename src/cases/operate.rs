@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 use sqlx::Row as _;
-use sqlx::sqlite::SqliteConnection;
 
 use super::audit::{self, Deed, Who};
 use super::causes;
 use super::commit::hex;
 use super::row::{self, COLUMNS, OVERWRITE, WIDTH};
-use super::store::{Tx, lock, next_number};
+use super::sql::{self, Conn, Dialect, Tx, list_sql};
+use super::store::{lock, next_number};
 use super::{Acted, Cases, CasesError};
 use crate::escalation::{Ack, Case, State};
 use crate::model::{Resolution, Time};
@@ -149,19 +149,19 @@ impl Cases {
     /// Returns those that were changed; an error where a comment is needed.
     async fn act_on(
         &self,
-        tx: &mut SqliteConnection,
+        tx: &mut Conn,
         act: Act,
         slice: &[i64],
         who: &Who<'_>,
         now_ms: i64,
     ) -> sqlx::Result<Result<Vec<Case>, ()>> {
         let head = format!("SELECT {COLUMNS} FROM exceptions WHERE exception IN");
-        let mut query = sqlx::query(sqlx::AssertSqlSafe(row::list_sql(&head, slice.len(), "")));
+        let mut query = sqlx::query(sqlx::AssertSqlSafe(list_sql(Dialect::of(tx), &head, slice.len(), "")));
         for number in slice {
             query = query.bind(*number);
         }
         let rows = query.fetch_all(&mut *tx).await?;
-        let bodies = lock(&self.inner.bodies).clone();
+        let bodies = self.bodies_of(&rows).await?;
         let mut changed = Vec::new();
         for r in &rows {
             let mut case = row::case_of(r, &bodies)?;
@@ -203,8 +203,9 @@ impl Cases {
         .fetch_optional(&mut *tx)
         .await
         .map_err(|e| self.failed(e))?;
-        let bodies = lock(&self.inner.bodies).clone();
-        let case = row.map(|r| row::case_of(&r, &bodies)).transpose().map_err(|e| self.failed(e))?;
+        let rows: Vec<_> = row.into_iter().collect();
+        let bodies = self.bodies_of(&rows).await.map_err(|e| self.failed(e))?;
+        let case = rows.first().map(|r| row::case_of(r, &bodies)).transpose().map_err(|e| self.failed(e))?;
         Ok((tx, case))
     }
 }
@@ -259,15 +260,9 @@ fn remark(who: &Who<'_>) -> String {
     }
 }
 
-async fn write(
-    tx: &mut SqliteConnection,
-    what: Act,
-    case: &Case,
-    who: &Who<'_>,
-    now_ms: i64,
-) -> sqlx::Result<()> {
+async fn write(tx: &mut Conn, what: Act, case: &Case, who: &Who<'_>, now_ms: i64) -> sqlx::Result<()> {
     let head = format!("INSERT INTO exceptions ({COLUMNS}) VALUES");
-    let sql = row::values_sql(&head, WIDTH, 1, OVERWRITE);
+    let sql = sql::values_sql(Dialect::of(tx), &head, WIDTH, 1, OVERWRITE);
     row::bind(sqlx::query(sqlx::AssertSqlSafe(sql)), case, now_ms).execute(&mut *tx).await?;
     if what == Act::Resolve {
         causes::wake_explained(tx, &[case.number], now_ms).await?;
@@ -278,7 +273,7 @@ async fn write(
 
 /// Writes who did what.
 pub(super) async fn act(
-    tx: &mut SqliteConnection,
+    tx: &mut Conn,
     exception: i64,
     action: &'static str,
     by: &str,
@@ -296,7 +291,7 @@ pub(super) async fn act(
     Ok(())
 }
 
-async fn write_change(tx: &mut SqliteConnection, case: &Case, now_ms: i64) -> sqlx::Result<()> {
+async fn write_change(tx: &mut Conn, case: &Case, now_ms: i64) -> sqlx::Result<()> {
     let seq = next_number(tx, "SELECT MAX(seq) FROM changes").await?;
     // No shard names a change so: an operator's is named by its number.
     let name = format!("operator-{}", hex(&seq.to_be_bytes()));

@@ -3,9 +3,8 @@
 use serde::Deserialize;
 use serde_json::Value;
 use sqlx::AssertSqlSafe;
-use sqlx::sqlite::SqliteConnection;
 
-use super::row;
+use super::sql::{self, Conn, Dialect};
 use crate::escalation::body;
 
 /// Rows of a statement.
@@ -26,9 +25,10 @@ pub(super) fn of(evidence: &str) -> Option<String> {
 }
 
 /// Keeps (exception, order); what is known already is a no-op.
-pub(super) async fn insert(tx: &mut SqliteConnection, orders: &[(i64, String)]) -> sqlx::Result<()> {
+pub(super) async fn insert(tx: &mut Conn, orders: &[(i64, String)]) -> sqlx::Result<()> {
     for chunk in orders.chunks(CHUNK) {
-        let sql = row::values_sql(
+        let sql = sql::values_sql(
+            Dialect::of(tx),
             "INSERT INTO exception_orders (exception, order_id) VALUES",
             2,
             chunk.len(),

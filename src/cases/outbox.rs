@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use sqlx::Row as _;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::fence;
 use super::row::small;
+use super::sql::{Conn, Row};
 use super::store::next_number;
 use super::{Cases, CasesError, OutboxRow, OutboxStats, Outcome};
 use crate::metrics::OUTBOX_STATES;
@@ -40,7 +40,7 @@ impl Cases {
         if due.is_none() {
             return Ok(Vec::new());
         }
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_leading().await?;
         let mut decided = BTreeMap::new();
         let clear = fence::withdraw(&mut tx, receiver, (now_ms, limit), &mut decided)
             .await
@@ -105,7 +105,7 @@ impl Cases {
         ended: Vec<(String, Outcome)>,
         now_ms: i64,
     ) -> Result<(), CasesError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_leading().await?;
         for (id, outcome) in ended {
             one_done(&mut tx, id, now_ms, outcome).await.map_err(|e| self.failed(e))?;
         }
@@ -182,17 +182,13 @@ impl Cases {
     }
 }
 
-fn figures(r: &SqliteRow) -> sqlx::Result<(String, i64, Option<i64>)> {
+fn figures(r: &Row) -> sqlx::Result<(String, i64, Option<i64>)> {
     Ok((r.try_get(0)?, r.try_get(1)?, r.try_get(2)?))
 }
 
 /// Writes messages in a state; behind an unfinished one of the same thread and recipient they wait. One that was withdrawn and is
 /// decided again takes its old row: nobody has seen its id.
-pub(super) async fn put(
-    tx: &mut SqliteConnection,
-    rows: &[OutboxRow],
-    state: &'static str,
-) -> sqlx::Result<()> {
+pub(super) async fn put(tx: &mut Conn, rows: &[OutboxRow], state: &'static str) -> sqlx::Result<()> {
     let mut seq = next_number(tx, "SELECT MAX(seq) FROM outbox").await?;
     for row in rows {
         sqlx::query(
@@ -224,7 +220,7 @@ pub(super) async fn put(
     Ok(())
 }
 
-async fn one_done(tx: &mut SqliteConnection, id: String, now_ms: i64, outcome: Outcome) -> sqlx::Result<()> {
+async fn one_done(tx: &mut Conn, id: String, now_ms: i64, outcome: Outcome) -> sqlx::Result<()> {
     let (state, due, done, reason, detail) = match outcome {
         Outcome::Delivered => ("delivered", None, Some(now_ms), String::new(), String::new()),
         Outcome::Retry { at_ms, reason, detail } => ("pending", Some(at_ms), None, reason, detail),
@@ -250,7 +246,7 @@ async fn one_done(tx: &mut SqliteConnection, id: String, now_ms: i64, outcome: O
 
 /// Lets the oldest unfinished message of a thread to a recipient go.
 pub(super) async fn free_next(
-    tx: &mut SqliteConnection,
+    tx: &mut Conn,
     receiver: String,
     recipient: String,
     thread: String,
@@ -270,7 +266,7 @@ pub(super) async fn free_next(
 /// Of a thread to a recipient the oldest unfinished message may go and the others wait, whatever it was before. One that is in
 /// flight just now may cross with an older one that was put back.
 pub(super) async fn order_thread(
-    tx: &mut SqliteConnection,
+    tx: &mut Conn,
     receiver: &str,
     recipient: &str,
     thread: &str,
@@ -288,7 +284,7 @@ pub(super) async fn order_thread(
     Ok(())
 }
 
-pub(super) fn outbox_row(r: &SqliteRow) -> sqlx::Result<OutboxRow> {
+pub(super) fn outbox_row(r: &Row) -> sqlx::Result<OutboxRow> {
     Ok(OutboxRow {
         id: r.try_get(0)?,
         receiver: r.try_get(1)?,

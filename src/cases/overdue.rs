@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::row::{self, COLUMNS};
-use super::store::lock;
 use super::{Cases, CasesError, OutboxRow, outbox};
 use crate::escalation::{Group, audit};
 use crate::rules::Policies;
@@ -41,7 +40,7 @@ impl Cases {
             .await
             .map_err(|e| self.failed(e))?;
         if !lost.is_empty() {
-            let mut tx = self.begin().await?;
+            let mut tx = self.begin_leading().await?;
             for number in &lost {
                 sqlx::query("UPDATE exceptions SET next_ms = $2 WHERE exception = $1 AND next_ms > $2")
                     .bind(*number)
@@ -106,7 +105,7 @@ impl Cases {
         .bind(i64::from(limit))
         .fetch_all(&self.inner.reader)
         .await?;
-        let bodies = lock(&self.inner.bodies).clone();
+        let bodies = self.bodies_of(&rows).await?;
         let late = now_ms.saturating_sub(audit::LATE);
         let mut lost = Vec::new();
         for r in &rows {
@@ -143,7 +142,7 @@ impl Cases {
     /// # Errors
     /// Every [`CasesError`].
     pub async fn say(&self, row: &OutboxRow, dry_run: bool) -> Result<bool, CasesError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_leading().await?;
         let said = async {
             let known: i64 = sqlx::query_scalar(
                 "SELECT COUNT(*) FROM outbox WHERE id = $1 OR (receiver = $2 AND recipient = $3 AND thread = $4 AND state = 'pending')",

@@ -4,7 +4,6 @@ use sqlx::AssertSqlSafe;
 
 use super::escalation::{GROUPS, group_of, standing};
 use super::row::{self, COLUMNS};
-use super::store::lock;
 use super::{Cases, CasesError};
 use crate::escalation::body::{Envelope, listed, whole};
 use crate::escalation::{Case, Counts, Evidence, Group, NEVER, Reason, State, Word};
@@ -59,7 +58,7 @@ impl Cases {
         let row =
             sqlx::query(AssertSqlSafe(sql)).bind(id.to_owned()).fetch_optional(&self.inner.reader).await?;
         let Some(row) = row else { return Ok(None) };
-        let bodies = lock(&self.inner.bodies).clone();
+        let bodies = self.bodies_of(std::slice::from_ref(&row)).await?;
         let case = row::case_of(&row, &bodies)?;
         let evidence: Option<String> = sqlx::query_scalar("SELECT evidence FROM changes WHERE seq = $1")
             .bind(case.evidence_seq)

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Row as _};
 
-use super::row::{self, COLUMNS, list_sql};
+use super::row::{self, COLUMNS};
+use super::sql::{Row, list_sql};
 use super::store::lock;
 use super::{Cases, CasesError, Filter, Page, StateFilter};
 use crate::escalation::{self, Case, Evidence, State, Word};
@@ -56,6 +56,7 @@ impl Cases {
         });
         sql.push_str(if filter.group_id.is_some() { OF_GROUP } else { " AND $7 = ''" });
         if let Some(owner) = &filter.owner {
+            self.more_bodies().await.map_err(|e| self.failed(e))?;
             sql.push_str(&self.owned_by(owner));
         }
         sql.push_str(" ORDER BY exception DESC LIMIT $4");
@@ -70,7 +71,7 @@ impl Cases {
             .fetch_all(&self.inner.reader)
             .await
             .map_err(|e| self.failed(e))?;
-        let mut cases = self.cases_of(&rows).map_err(|e| self.failed(e))?;
+        let mut cases = self.cases_of(&rows).await.map_err(|e| self.failed(e))?;
         let more = cases.len() > limit as usize;
         cases.truncate(limit as usize);
         let changes = self.changes_of(&cases).await.map_err(|e| self.failed(e))?;
@@ -91,7 +92,7 @@ impl Cases {
                 .fetch_all(&self.inner.reader)
                 .await
                 .map_err(|e| self.failed(e))?;
-        let cases = self.cases_of(&rows).map_err(|e| self.failed(e))?;
+        let cases = self.cases_of(&rows).await.map_err(|e| self.failed(e))?;
         let Some(case) = cases.first() else { return Ok(None) };
         let changes = self.changes_of(&cases).await.map_err(|e| self.failed(e))?;
         let mut value = shown(case, changes.get(&case.number), now_ms);
@@ -154,8 +155,8 @@ impl Cases {
         format!(" AND body IN ({})", listed.join(", "))
     }
 
-    fn cases_of(&self, rows: &[SqliteRow]) -> sqlx::Result<Vec<Case>> {
-        let bodies = lock(&self.inner.bodies).clone();
+    async fn cases_of(&self, rows: &[Row]) -> sqlx::Result<Vec<Case>> {
+        let bodies = self.bodies_of(rows).await?;
         rows.iter().map(|r| row::case_of(r, &bodies)).collect()
     }
 
@@ -163,8 +164,12 @@ impl Cases {
         const HEAD: &str = "SELECT exception, seq, change, stage, severity, at, resolution, evidence FROM changes WHERE exception IN";
         let mut all: BTreeMap<i64, Vec<Shown>> = BTreeMap::new();
         for chunk in cases.chunks(250) {
-            let mut query =
-                sqlx::query(AssertSqlSafe(list_sql(HEAD, chunk.len(), " ORDER BY exception, seq")));
+            let mut query = sqlx::query(AssertSqlSafe(list_sql(
+                self.dialect(),
+                HEAD,
+                chunk.len(),
+                " ORDER BY exception, seq",
+            )));
             for case in chunk {
                 query = query.bind(case.number);
             }
@@ -213,7 +218,7 @@ impl Cases {
     }
 }
 
-fn change_of(r: &SqliteRow) -> sqlx::Result<Shown> {
+fn change_of(r: &Row) -> sqlx::Result<Shown> {
     let severity: Severity = row::severity(r, 4)?;
     let resolution: &str = r.try_get(6)?;
     let json = json!({
@@ -245,7 +250,7 @@ fn shown(case: &Case, changes: Option<&Vec<Shown>>, now_ms: i64) -> Value {
     value
 }
 
-fn notification(r: &SqliteRow, exception_id: Option<&str>) -> sqlx::Result<Value> {
+fn notification(r: &Row, exception_id: Option<&str>) -> sqlx::Result<Value> {
     let done: Option<i64> = r.try_get(10)?;
     let state: &str = r.try_get(7)?;
     let pending = state == "pending";

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::audit::{self, Deed, Who};
 use super::outbox::{order_thread, put};
+use super::sql::{Conn, Row};
 use super::{Cases, CasesError, OutboxRow, Page};
 use crate::metrics::OUTBOX_STATES;
 use crate::model::Time;
@@ -213,7 +213,7 @@ impl Cases {
 }
 
 /// Makes a dead letter pending; `None`: it is none.
-async fn revive(tx: &mut SqliteConnection, id: &str, now_ms: i64) -> sqlx::Result<Option<Thread>> {
+async fn revive(tx: &mut Conn, id: &str, now_ms: i64) -> sqlx::Result<Option<Thread>> {
     let row = sqlx::query(
         "UPDATE outbox SET state = 'pending', attempts = 0, created_ms = $2, due_ms = $2, lease_ms = 1, done_ms = NULL, reason = '', \
          detail = '' WHERE id = $1 AND state = 'dead' RETURNING receiver, recipient, thread",
@@ -225,11 +225,11 @@ async fn revive(tx: &mut SqliteConnection, id: &str, now_ms: i64) -> sqlx::Resul
     row.map(|r| thread_of(&r)).transpose()
 }
 
-fn thread_of(r: &SqliteRow) -> sqlx::Result<Thread> {
+fn thread_of(r: &Row) -> sqlx::Result<Thread> {
     Ok((r.try_get(0)?, r.try_get(1)?, r.try_get(2)?))
 }
 
-async fn unfit(tx: &mut SqliteConnection, id: &str) -> sqlx::Result<Handled> {
+async fn unfit(tx: &mut Conn, id: &str) -> sqlx::Result<Handled> {
     let state: Option<String> = sqlx::query_scalar("SELECT state FROM outbox WHERE id = $1")
         .bind(id.to_owned())
         .fetch_optional(&mut *tx)
@@ -238,7 +238,7 @@ async fn unfit(tx: &mut SqliteConnection, id: &str) -> sqlx::Result<Handled> {
 }
 
 async fn write_deed(
-    tx: &mut SqliteConnection,
+    tx: &mut Conn,
     who: &Who<'_>,
     action: &str,
     object: &str,
@@ -248,7 +248,7 @@ async fn write_deed(
     audit::append(tx, &Deed { who: *who, action, object, detail, at_ms }).await
 }
 
-fn shown(r: &SqliteRow) -> sqlx::Result<Value> {
+fn shown(r: &Row) -> sqlx::Result<Value> {
     let state: &str = r.try_get(7)?;
     let done: Option<i64> = r.try_get(11)?;
     let text = |column: usize| {

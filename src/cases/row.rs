@@ -4,13 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sqlx::Row as _;
-use sqlx::sqlite::{SqliteArguments, SqliteRow};
+
+use super::sql::{Query, Row};
 
 use crate::escalation::{Ack, Body, Case, Held, Ladder, News, State, Why, Word};
 use crate::model::{Resolution, Severity, Time};
-
-/// A query with its arguments bound.
-pub(super) type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, SqliteArguments>;
 
 /// The columns of `exceptions`, as [`case_of`] reads and [`bind`] writes them.
 pub(super) const COLUMNS: &str = "exception, exception_id, rule, parcel_id, episode, partition_id, state, engine_open, stage, severity, \
@@ -33,19 +31,6 @@ pub(super) const OVERWRITE: &str = " ON CONFLICT (exception) DO UPDATE SET state
     told = excluded.told, told_ms = excluded.told_ms, reminders = excluded.reminders, waiting = excluded.waiting, \
     next_ms = excluded.next_ms, held = excluded.held, held_by = excluded.held_by, held_seq = excluded.held_seq, \
     ended_ms = excluded.ended_ms";
-
-/// `head` with `rows` times `width` placeholders `(?, ?), …` and `tail`. Long lists have no `$N`: to SQLite those are names, and
-/// each is looked for among all the others when it is parsed and again when it is bound (a hundred times slower at
-/// 10,000 of them). The one place to write `$N` for PostgreSQL.
-pub(super) fn values_sql(head: &str, width: usize, rows: usize, tail: &str) -> String {
-    let row = format!(" ({})", vec!["?"; width].join(", "));
-    format!("{head}{}{tail}", vec![row.as_str(); rows].join(","))
-}
-
-/// `head` with `(?, ?, …)` and `tail`.
-pub(super) fn list_sql(head: &str, count: usize, tail: &str) -> String {
-    values_sql(head, count, 1, tail)
-}
 
 /// Binds [`COLUMNS`].
 pub(super) fn bind<'q>(query: Query<'q>, case: &Case, now_ms: i64) -> Query<'q> {
@@ -106,11 +91,16 @@ pub(super) fn bind_ladder<'q>(query: Query<'q>, ladder: &Ladder) -> Query<'q> {
         .bind(ladder.held.map_or(0, |h| h.seq))
 }
 
+/// Which body a row of [`COLUMNS`] has.
+pub(super) fn body(row: &Row) -> sqlx::Result<i64> {
+    row.try_get(26)
+}
+
 /// Reads [`COLUMNS`]; `bodies` are those known so far, one missing there is an empty one.
-pub(super) fn case_of(row: &SqliteRow, bodies: &BTreeMap<i64, Arc<Body>>) -> sqlx::Result<Case> {
+pub(super) fn case_of(row: &Row, bodies: &BTreeMap<i64, Arc<Body>>) -> sqlx::Result<Case> {
     let ack_ms: Option<i64> = row.try_get(22)?;
     let resolved_at: Option<i64> = row.try_get(20)?;
-    let body: i64 = row.try_get(26)?;
+    let body = body(row)?;
     Ok(Case {
         number: row.try_get(0)?,
         exception_id: row.try_get(1)?,
@@ -172,23 +162,23 @@ pub(super) fn case_of(row: &SqliteRow, bodies: &BTreeMap<i64, Arc<Body>>) -> sql
 }
 
 /// A BIGINT that holds less.
-pub(super) fn small<T: TryFrom<i64>>(row: &SqliteRow, column: usize) -> sqlx::Result<T> {
+pub(super) fn small<T: TryFrom<i64>>(row: &Row, column: usize) -> sqlx::Result<T> {
     let value: i64 = row.try_get(column)?;
     T::try_from(value).map_err(|_| unexpected(column, &value.to_string()))
 }
 
 /// A BIGINT that is 0 or 1.
-pub(super) fn flag(row: &SqliteRow, column: usize) -> sqlx::Result<bool> {
+pub(super) fn flag(row: &Row, column: usize) -> sqlx::Result<bool> {
     Ok(row.try_get::<i64, _>(column)? != 0)
 }
 
 /// A severity's code.
-pub(super) fn severity(row: &SqliteRow, column: usize) -> sqlx::Result<Severity> {
+pub(super) fn severity(row: &Row, column: usize) -> sqlx::Result<Severity> {
     let code: u8 = small(row, column)?;
     Severity::from_code(code).ok_or_else(|| unexpected(column, &code.to_string()))
 }
 
-fn named<T>(row: &SqliteRow, column: usize, of: impl Fn(&str) -> Option<T>) -> sqlx::Result<T> {
+fn named<T>(row: &Row, column: usize, of: impl Fn(&str) -> Option<T>) -> sqlx::Result<T> {
     let name: &str = row.try_get(column)?;
     of(name).ok_or_else(|| unexpected(column, name))
 }

@@ -1,12 +1,12 @@
 //! Silences: what operators keep quiet for a time (DESIGN §7). Each has an end; at it, what is still open is told.
 
 use serde_json::{Value, json};
-use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::audit::{self, Deed, Who};
-use super::row::{self, COLUMNS, list_sql};
-use super::store::{lock, next_number};
+use super::row::{self, COLUMNS};
+use super::sql::{Row, list_sql};
+use super::store::next_number;
 use super::{Cases, CasesError};
 use crate::escalation::quiet::said;
 use crate::escalation::{Case, Evidence, Silence};
@@ -67,7 +67,7 @@ impl Cases {
             .bind(i64::from(SLICE))
             .fetch_all(&self.inner.reader)
             .await?;
-            let bodies = lock(&self.inner.bodies).clone();
+            let bodies = self.bodies_of(&rows).await?;
             let cases: Vec<Case> =
                 rows.iter().map(|r| row::case_of(r, &bodies)).collect::<sqlx::Result<_>>()?;
             let Some(last) = cases.last() else { return Ok(reach) };
@@ -86,7 +86,8 @@ impl Cases {
 
     /// What the latest changes of these exceptions knew, in their order.
     async fn evidence_of(&self, cases: &[Case]) -> sqlx::Result<Vec<Evidence>> {
-        let sql = list_sql("SELECT exception, evidence FROM changes WHERE seq IN", cases.len(), "");
+        let sql =
+            list_sql(self.dialect(), "SELECT exception, evidence FROM changes WHERE seq IN", cases.len(), "");
         let mut query = sqlx::query(AssertSqlSafe(sql));
         for case in cases {
             query = query.bind(case.evidence_seq);
@@ -223,7 +224,7 @@ fn decode(error: serde_json::Error) -> sqlx::Error {
     sqlx::Error::Decode(Box::new(error))
 }
 
-fn shown(r: &SqliteRow, now_ms: i64) -> sqlx::Result<Value> {
+fn shown(r: &Row, now_ms: i64) -> sqlx::Result<Value> {
     let (starts, ends): (i64, i64) = (r.try_get(2)?, r.try_get(3)?);
     let matchers: Value = serde_json::from_str(r.try_get(1)?).map_err(decode)?;
     let state = if ends <= now_ms {

@@ -4,7 +4,6 @@ use serde_json::{Map, Value};
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::row::{self, COLUMNS};
-use super::store::lock;
 use super::{Cases, CasesError};
 use crate::escalation::{Evidence, body};
 
@@ -60,7 +59,7 @@ impl Cases {
         .fetch_all(&self.inner.reader)
         .await
         .map_err(|e| self.failed(e))?;
-        let bodies = lock(&self.inner.bodies).clone();
+        let bodies = self.bodies_of(&rows).await.map_err(|e| self.failed(e))?;
         rows.iter()
             .map(|r| {
                 let case = row::case_of(r, &bodies)?;

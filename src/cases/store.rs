@@ -1,25 +1,22 @@
 //! The file: how it is opened, its two pools, what is kept in memory beside it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sqlx::sqlite::{
-    Sqlite, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
-    SqliteSynchronous,
-};
-use sqlx::{Connection as _, Row as _};
+use sqlx::AnyPool;
+use sqlx::Row as _;
 use tokio::sync::Notify;
 
 use super::commit::Interned;
+use super::leases::{self, Fences};
+use super::sql::{Conn, Dialect, Place, Row, Tx};
 use super::{CasesError, row};
 use crate::escalation::feeds::Trouble;
 use crate::escalation::{Body, Why};
 use crate::model::Severity;
-
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("src/cases/migrations");
 
 /// The database. Cheap to clone.
 #[derive(Clone)]
@@ -28,10 +25,16 @@ pub struct Cases {
 }
 
 pub(super) struct Inner {
-    path: PathBuf,
+    place: Place,
     /// One connection: whoever has it is the only writer.
-    writer: SqlitePool,
-    pub(super) reader: SqlitePool,
+    writer: AnyPool,
+    pub(super) reader: AnyPool,
+    /// One connection for what must not wait behind a transaction: signs of life.
+    pub(super) beats: AnyPool,
+    /// Other processes work on it too.
+    shared: bool,
+    /// What this process may write, where it is not the only one.
+    pub(super) fences: Mutex<Fences>,
     pub(super) bodies: Mutex<BTreeMap<i64, Arc<Body>>>,
     pub(super) interned: Mutex<Interned>,
     pub(super) open: Mutex<BTreeMap<(String, Severity), i64>>,
@@ -54,18 +57,17 @@ pub struct Options {
     pub busy_timeout: Duration,
     /// SQLite's `max_page_count`: a full disk for tests.
     pub max_page_count: Option<u32>,
+    /// Other processes work on it at the same time: this one leads, and writes of partitions, only where it holds the lease.
+    pub shared: bool,
     /// Whether a commit waits for the disk (`synchronous=FULL`). Only tests that cut no power do without.
     pub durable: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { busy_timeout: Duration::from_secs(5), max_page_count: None, durable: true }
+        Options { busy_timeout: Duration::from_secs(5), max_page_count: None, shared: false, durable: true }
     }
 }
-
-/// A transaction of the writer.
-pub(super) type Tx = sqlx::Transaction<'static, Sqlite>;
 
 impl Cases {
     /// Changes a transaction takes at most.
@@ -86,46 +88,28 @@ impl Cases {
     /// # Errors
     /// Every [`CasesError`].
     pub async fn open_with(path: &Path, options: &Options) -> Result<Cases, CasesError> {
-        let failed = |e| CasesError::of(path, e);
-        let mut connect = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(if options.durable { SqliteSynchronous::Full } else { SqliteSynchronous::Off })
-            .busy_timeout(options.busy_timeout)
-            // 64 MiB of pages, and as much of log between checkpoints: indexes of a million exceptions are written
-            // all over, and a page that many transactions touch goes back to the file once.
-            // The statement journal of multi-row inserts stays in memory; it needs no durability.
-            .pragma("temp_store", "MEMORY")
-            .pragma("cache_size", "-65536")
-            .pragma("wal_autocheckpoint", "16384");
-        if let Some(pages) = options.max_page_count {
-            connect = connect.pragma("max_page_count", pages.to_string());
-        }
-        let wait = options.busy_timeout + Duration::from_secs(25);
-        let writer = SqlitePoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(wait)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            // On a full disk or a failed write SQLite ends the transaction by itself; sqlx then counts one that it can never
-            // end, and would refuse every later one. Such a connection is of no use any more: another takes its place.
-            .before_acquire(|connection, _| Box::pin(std::future::ready(Ok(!connection.is_in_transaction()))))
-            .connect_with(connect.clone())
-            .await
-            .map_err(failed)?;
-        MIGRATIONS.run(&writer).await.map_err(|e| failed(e.into()))?;
-        let reader = SqlitePoolOptions::new()
-            .max_connections(4)
-            .acquire_timeout(wait)
-            .connect_with(connect.pragma("query_only", "1"))
-            .await
-            .map_err(failed)?;
+        Cases::connect(&Place::File(path.to_owned()), options).await
+    }
+
+    /// Opens the database at a place and brings its tables up to date.
+    ///
+    /// # Errors
+    /// Every [`CasesError`].
+    pub async fn connect(place: &Place, options: &Options) -> Result<Cases, CasesError> {
+        let failed = |e| CasesError::of(place, e);
+        let writer = place.writer(options).await.map_err(failed)?;
+        place.migrate(&writer).await.map_err(failed)?;
+        let reader = place.reader(options).await.map_err(failed)?;
+        let beats =
+            if options.shared { place.writer(options).await.map_err(failed)? } else { writer.clone() };
         let cases = Cases {
             inner: Arc::new(Inner {
-                path: path.to_path_buf(),
+                place: place.clone(),
                 writer,
                 reader,
+                beats,
+                shared: options.shared,
+                fences: Mutex::default(),
                 bodies: Mutex::default(),
                 interned: Mutex::default(),
                 open: Mutex::default(),
@@ -141,43 +125,74 @@ impl Cases {
         Ok(cases)
     }
 
-    /// Reads what is kept in memory, and ends the leases of the process before: it was the only one (DESIGN §2).
+    /// Reads what is kept in memory, and ends the leases of the process before, where it was the only one (DESIGN §2).
     async fn restore(&self) -> Result<(), CasesError> {
-        let rows = sqlx::query("SELECT body, words FROM bodies")
-            .fetch_all(&self.inner.reader)
-            .await
-            .map_err(|e| self.failed(e))?;
-        let mut bodies = BTreeMap::new();
-        for row in &rows {
-            let body = self.body_of(row).map_err(|e| self.failed(e))?;
-            bodies.insert(body.number, Arc::new(body));
+        self.read_bodies(0).await.map_err(|e| self.failed(e))?;
+        if self.is_shared() {
+            return Ok(());
         }
-        *lock(&self.inner.bodies) = bodies;
+        self.count_open().await?;
+        let mut tx = self.begin().await?;
+        leases::free_outbox(&mut tx).await.map_err(|e| self.failed(e))?;
+        self.end(tx).await
+    }
+
+    /// Reads bodies from this number on.
+    async fn read_bodies(&self, from: i64) -> sqlx::Result<()> {
+        let rows = sqlx::query("SELECT body, words FROM bodies WHERE body >= $1")
+            .bind(from)
+            .fetch_all(&self.inner.reader)
+            .await?;
+        let read = rows.iter().map(|row| self.body_of(row)).collect::<sqlx::Result<Vec<_>>>()?;
+        lock(&self.inner.bodies).extend(read.into_iter().map(|body| (body.number, Arc::new(body))));
+        Ok(())
+    }
+
+    /// What the rules of these rows say. Rows of another process may have bodies that this one has not seen yet; those were
+    /// committed before the rows were.
+    pub(super) async fn bodies_of(&self, rows: &[Row]) -> sqlx::Result<BTreeMap<i64, Arc<Body>>> {
+        if self.is_shared() {
+            let newest = rows.iter().map(row::body).collect::<sqlx::Result<Vec<_>>>()?.into_iter().max();
+            if newest.is_some_and(|n| n > self.newest_body()) {
+                self.more_bodies().await?;
+            }
+        }
+        Ok(lock(&self.inner.bodies).clone())
+    }
+
+    fn newest_body(&self) -> i64 {
+        lock(&self.inner.bodies).keys().next_back().copied().unwrap_or(0)
+    }
+
+    /// Reads the bodies that other processes have written meanwhile.
+    pub(super) async fn more_bodies(&self) -> sqlx::Result<()> {
+        if self.is_shared() { self.read_bodies(self.newest_body() + 1).await } else { Ok(()) }
+    }
+
+    /// Counts the standing exceptions, for [`Cases::open_counts`]: at the start, and from time to time where others commit too.
+    ///
+    /// # Errors
+    /// Every [`CasesError`].
+    pub async fn count_open(&self) -> Result<(), CasesError> {
         let rows =
             sqlx::query("SELECT rule, severity, COUNT(*) FROM exceptions WHERE state <> 'resolved' GROUP BY rule, severity")
                 .fetch_all(&self.inner.reader)
                 .await
                 .map_err(|e| self.failed(e))?;
-        let mut open = BTreeMap::new();
-        for r in &rows {
-            let key = self.counted(r).map_err(|e| self.failed(e))?;
-            open.insert(key.0, key.1);
-        }
-        *lock(&self.inner.open) = open;
-        let mut tx = self.begin().await?;
-        // Not 0: what was handed out may have arrived, and is never withdrawn.
-        sqlx::query("UPDATE outbox SET lease_ms = 1 WHERE state = 'pending' AND lease_ms > 1")
-            .execute(&mut *tx)
-            .await
-            .map_err(|e| self.failed(e))?;
-        self.end(tx).await
+        let counted = rows.iter().map(|r| self.counted(r)).collect::<sqlx::Result<BTreeMap<_, _>>>();
+        let counted = counted.map_err(|e| self.failed(e))?;
+        let mut open = lock(&self.inner.open);
+        // A rule of which none stands any more keeps its 0.
+        open.values_mut().for_each(|n| *n = 0);
+        open.extend(counted);
+        Ok(())
     }
 
-    fn counted(&self, r: &sqlx::sqlite::SqliteRow) -> sqlx::Result<((String, Severity), i64)> {
+    fn counted(&self, r: &Row) -> sqlx::Result<((String, Severity), i64)> {
         Ok(((r.try_get(0)?, row::severity(r, 1)?), r.try_get(2)?))
     }
 
-    fn body_of(&self, row: &sqlx::sqlite::SqliteRow) -> sqlx::Result<Body> {
+    fn body_of(&self, row: &Row) -> sqlx::Result<Body> {
         let number = row.try_get(0)?;
         let words: &str = row.try_get(1)?;
         let body: Body = serde_json::from_str(words).map_err(|e| sqlx::Error::Decode(Box::new(e)))?;
@@ -186,6 +201,7 @@ impl Cases {
 
     /// Closes the connections after what is under way.
     pub async fn close(&self) {
+        self.inner.beats.close().await;
         self.inner.reader.close().await;
         self.inner.writer.close().await;
     }
@@ -210,13 +226,27 @@ impl Cases {
         lock(&self.inner.open).clone()
     }
 
+    /// Whether other processes work on this database at the same time.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.inner.shared
+    }
+
+    pub(super) fn place(&self) -> &Place {
+        &self.inner.place
+    }
+
+    pub(super) fn dialect(&self) -> Dialect {
+        if self.inner.place.is_server() { Dialect::Postgres } else { Dialect::Sqlite }
+    }
+
     pub(super) fn failed(&self, error: sqlx::Error) -> CasesError {
-        CasesError::of(&self.inner.path, error)
+        CasesError::of(&self.inner.place, error)
     }
 
     /// Takes the writer. Nobody else writes until [`Cases::end`] or the transaction is dropped.
     pub(super) async fn begin(&self) -> Result<Tx, CasesError> {
-        self.inner.writer.begin_with("BEGIN IMMEDIATE").await.map_err(|e| self.failed(e))
+        self.inner.writer.begin_with(self.inner.place.begin()).await.map_err(|e| self.failed(e))
     }
 
     /// Makes it durable.
@@ -240,6 +270,9 @@ impl Cases {
 
     /// Applies what a durable transaction did to the numbers of standing exceptions.
     pub(super) fn count(&self, moves: BTreeMap<(String, Severity), i64>) {
+        if self.is_shared() {
+            return; // The leader counts.
+        }
         let mut open = lock(&self.inner.open);
         for (key, by) in moves {
             *open.entry(key).or_insert(0) += by;
@@ -253,7 +286,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// The next number of a table that counts by itself.
-pub(super) async fn next_number(tx: &mut SqliteConnection, sql: &'static str) -> sqlx::Result<i64> {
+pub(super) async fn next_number(tx: &mut Conn, sql: &'static str) -> sqlx::Result<i64> {
     let top: Option<i64> = sqlx::query_scalar(sql).fetch_one(tx).await?;
     Ok(top.unwrap_or(0) + 1)
 }

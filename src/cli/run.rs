@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use sha2::{Digest as _, Sha256};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::cases::Server;
 use crate::config::{self, Config, SecretError, Start, read_secret};
 use crate::engine::Lifetimes;
 use crate::http::HttpError;
@@ -201,6 +202,7 @@ pub(super) fn settings(config: &Config, dry_run: bool) -> anyhow::Result<Setting
         snapshots: config.snapshots.to.as_deref().map(Location::parse).transpose()?,
         snapshots_every: millis(config.snapshots.every),
         snapshots_keep: usize::try_from(config.snapshots.keep).unwrap_or(usize::MAX),
+        database: database(config)?,
         cases: crate::cases::Options::default(),
         cases_keep: config.cases.keep,
         lifetimes: lifetimes(config),
@@ -213,6 +215,14 @@ pub(super) fn settings(config: &Config, dry_run: bool) -> anyhow::Result<Setting
         threads: threads(),
         reload: Some(reloading(config)),
     })
+}
+
+/// The PostgreSQL of `cases.url`.
+fn database(config: &Config) -> anyhow::Result<Option<Server>> {
+    let Some(url) = &config.cases.url else { return Ok(None) };
+    let password = config.cases.password.as_ref().map(read_secret).transpose().context("cases.password")?;
+    let server = Server::new(url, password.as_ref().map(|p| p.expose()));
+    server.map(Some).map_err(|why| anyhow::anyhow!("cases.url: {why}"))
 }
 
 /// How the daemon reads its rules anew: as at the start, and with the same checks.

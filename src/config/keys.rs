@@ -64,17 +64,29 @@ pub const KEYS: [(&str, Want, &str); 31] = [
     ("kafka.start", Want::Start, "Where a partition without a snapshot begins"),
     ("kafka.properties", Want::Properties, "Handed to librdkafka; any value may be kept elsewhere"),
     ("rules", Want::Path, "The directory of rules and policies.yaml, relative to this file"),
-    ("state", Want::Path, "The folder of cases.sqlite and snapshots, relative to this file"),
+    (
+        "state",
+        Want::Path,
+        "The folder of cases.sqlite and snapshots, relative to this file; each process has its own",
+    ),
     (
         "reload.max_openings",
         Want::Count,
         "New rules that would open more exceptions at once wait until somebody accepts them",
     ),
     ("reload.every", Want::Duration, "How often the files of rules are looked at"),
-    ("cases.url", Want::CasesUrl, "Where exceptions are kept: a file in `state`"),
-    ("cases.password", Want::Secret, "Of a database that wants one"),
+    (
+        "cases.url",
+        Want::CasesUrl,
+        "Where exceptions are kept: sqlite, a file in `state`; or postgres://user@host/database, which several processes may share",
+    ),
+    ("cases.password", Want::Secret, "Of a PostgreSQL that wants one"),
     ("cases.keep", Want::Duration, "How long resolved exceptions are kept"),
-    ("snapshots.to", Want::Bucket, "A bucket; null: a folder in `state`"),
+    (
+        "snapshots.to",
+        Want::Bucket,
+        "A bucket, or file:///folder for one that several processes share; null: a folder in `state`",
+    ),
     ("snapshots.every", Want::Duration, "How often each shard is saved"),
     ("snapshots.keep", Want::Count, "How many of each partition are kept"),
     ("time.skew", Want::Duration, "How far this machine's clock may be ahead of the brokers'"),
@@ -207,8 +219,10 @@ pub fn check_value(r: &mut Reader, path: &str, want: Want, node: &Node) {
         Want::Properties => properties(r, node),
         Want::CasesUrl => cases_url(r, node, &what),
         Want::Bucket => {
-            let help = "write s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, or null for a folder in state";
-            url(r, node, &what, &["s3", "gs", "az"], help);
+            let help = "write s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, file:///folder, or null for a folder in state";
+            if !node.text().is_some_and(|t| t.starts_with("file:///")) {
+                url(r, node, &what, &["s3", "gs", "az"], help);
+            }
         }
         Want::HttpUrl => {
             url(r, node, &what, &["http", "https"], "write it whole, as in https://parcels.example.org")
@@ -292,12 +306,15 @@ fn cases_url(r: &mut Reader, node: &Node, what: &str) {
     if text == "sqlite" {
         return;
     }
-    if text.starts_with("postgres") {
-        let help = "write sqlite; one process then owns all partitions and keeps its exceptions in `state`";
-        r.error(code::NOT_IN_THIS_VERSION, &node.at, "PostgreSQL comes in a later version", help);
-    } else {
+    let help = "write sqlite, and the file is kept in `state`; or postgres://user@host/database";
+    if !text.starts_with("postgres") {
         let message = format!("{what}: `{}` is no database", cut(text));
-        r.error(code::BAD_VALUE, &node.at, message, "write sqlite: the file is kept in `state`");
+        r.error(code::BAD_VALUE, &node.at, message, help);
+        return;
+    }
+    url(r, node, what, &["postgres", "postgresql"], help);
+    if url::Url::parse(text).is_ok_and(|u| u.password().is_none() && u.path().trim_matches('/').is_empty()) {
+        r.error(code::BAD_ADDRESS, &node.at, format!("{what} names no database"), help);
     }
 }
 

@@ -159,12 +159,10 @@ impl Raw {
             properties: properties(self.kafka.properties.unwrap_or_default(), folder)?,
         };
         let cases = Cases {
+            url: self.cases.url.filter(|u| u != "sqlite"),
             password: secret(self.cases.password)?,
             keep: ms("cases.keep", self.cases.keep, "3650d")?,
         };
-        if self.cases.url.is_some_and(|u| u != "sqlite") {
-            return Err(("cases.url", "only sqlite is known".into()));
-        }
         let reload = Reload {
             max_openings: self.reload.max_openings.unwrap_or(1_000),
             every: ms("reload.every", self.reload.every, "10s")?,

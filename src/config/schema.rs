@@ -75,8 +75,12 @@ fn value(b: &mut Builder, want: Want) -> Value {
                 SECRET_PROPERTIES.iter().map(|name| ((*name).to_owned(), secret.clone())).collect();
             json!({"type": ["object", "null"], "properties": secrets, "additionalProperties": {"anyOf": [plain, secret]}})
         }
-        Want::CasesUrl => json!({"const": "sqlite"}),
-        Want::Bucket => or_nothing(text(&url("s3|gs|az"), "s3://bucket/parcelwatch")),
+        Want::CasesUrl => {
+            json!({"type": "string", "pattern": format!("^sqlite$|{}/[^/]+$", url("postgres|postgresql"))})
+        }
+        Want::Bucket => {
+            or_nothing(text(&format!("{}|^file:///", url("s3|gs|az")), "s3://bucket/parcelwatch"))
+        }
         Want::Listen => text(r"^(?:\[[0-9A-Fa-f:.]+\]|[0-9.]+):[0-9]{1,5}$", "127.0.0.1:9464"),
         Want::HttpUrl => or_nothing(text(&url("https?"), "https://parcels.example.org")),
         Want::SmtpUrl => or_nothing(text(&url("smtps?"), "smtps://mail.example.org")),

@@ -72,8 +72,6 @@ pub mod code {
         BAD_OVERRIDE "PW215"
         /// A secret written in place.
         SECRET_IN_PLACE "PW216"
-        /// Known, but not in this version.
-        NOT_IN_THIS_VERSION "PW217"
         /// Zones, hours, days and holidays.
         BAD_CALENDAR "PW218"
         /// Mail addresses and URLs.

@@ -67,6 +67,11 @@ impl Auditor {
                     continue;
                 }
             }
+            if !self.cases.leads() {
+                self.metrics.escalation_steps_overdue.set(0);
+                memory = Memory::starting(self.clock.now_ms());
+                continue;
+            }
             if let Err(error) = self.round(&mut memory).await {
                 tracing::error!(reason = error.reason(), %error, "the audit of escalations waits for the database");
             }

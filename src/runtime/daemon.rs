@@ -19,6 +19,7 @@ use super::clock::{SourceClocks, WallClock};
 use super::dispatcher::{self, Dispatcher, Route};
 use super::escalator::{Backlog, Escalator};
 use super::group::Group;
+use super::lead::Candidate;
 use super::partition::Context;
 use super::ports::Api;
 use super::progress::Progress;
@@ -53,6 +54,8 @@ pub struct Settings {
     pub snapshots_every: Duration,
     /// `snapshots.keep`.
     pub snapshots_keep: usize,
+    /// `cases.url`, where it is a PostgreSQL; `None`: a file in `state`.
+    pub database: Option<cases::Server>,
     /// How the database is opened; tests use others than the default.
     pub cases: cases::Options,
     /// `cases.keep`, milliseconds.
@@ -141,6 +144,8 @@ pub struct Daemon {
     give_up: watch::Sender<bool>,
     saver: Saver,
     escalator: JoinHandle<()>,
+    /// Where other processes share the database.
+    candidate: Option<JoinHandle<()>>,
     stop: watch::Sender<bool>,
     purger: JoinHandle<()>,
     reloader: Arc<Reloader>,
@@ -173,7 +178,15 @@ impl Daemon {
         let lock = lock_state(state)?;
         let metrics = Arc::new(Metrics::new()?);
         show_rules(&metrics, &in_force, clock.now_ms());
-        let cases = open_cases(&state.join("cases.sqlite"), &settings.cases).await?;
+        let place = match &settings.database {
+            Some(server) => cases::Place::Server(server.clone()),
+            None => cases::Place::File(state.join("cases.sqlite")),
+        };
+        let options = cases::Options { shared: settings.database.is_some(), ..settings.cases.clone() };
+        let cases = open_cases(&place, &options).await?;
+        if cases.is_shared() {
+            warn_of_own_snapshots(&settings);
+        }
         cases.keep_rules(&in_force.rules.hash, &in_force.texts, clock.now_ms()).await?;
         let load = cases::RulesLoad {
             rules_hash: in_force.rules.hash.clone(),
@@ -189,7 +202,7 @@ impl Daemon {
             settings.snapshots.clone().unwrap_or_else(|| Location::Folder(state.join("snapshots")));
         let store = Store::open(&location, &settings.kafka.topic, settings.snapshots_keep)?;
         let instance_id = instance_id(&state.join("instance_id"))?;
-        let options = Options { instance_id, ..settings.kafka.clone() };
+        let options = Options { instance_id: instance_id.clone(), ..settings.kafka.clone() };
         let kafka = Arc::new(Kafka::spawn(options, Arc::new(SourceClocks::new(Arc::clone(&clock))))?);
 
         let progress = Arc::new(Progress::new(Arc::clone(&metrics)));
@@ -242,18 +255,29 @@ impl Daemon {
                 compile: Arc::clone(&in_force.compile),
                 lifetimes: settings.lifetimes,
                 start: settings.start.clone(),
+                me: instance_id.clone(),
                 known: std::sync::Mutex::default(),
             }),
             workers: Arc::clone(&workers),
             backlog: backlog.clone(),
             rules,
-            needs_all: true,
+            needs_all: !cases.is_shared(),
             fatal: fatal_tx,
             stop: Arc::clone(&group_stop),
         };
         let group = std::thread::Builder::new().name("group".to_owned()).spawn(move || group.run())?;
 
         let (stop, stopping) = watch::channel(false);
+        let candidate = cases.is_shared().then(|| {
+            let candidate = Candidate {
+                cases: cases.clone(),
+                backlog: backlog.clone(),
+                metrics: Arc::clone(&metrics),
+                me: instance_id.clone(),
+            };
+            tokio::spawn(candidate.run(stopping.clone()))
+        });
+        metrics.escalation_leader.set(i64::from(cases.leads()));
         let auditor = Auditor {
             cases: cases.clone(),
             policies: policies.clone(),
@@ -340,6 +364,7 @@ impl Daemon {
             give_up,
             saver,
             escalator,
+            candidate,
             stop,
             purger,
             reloader,
@@ -430,6 +455,13 @@ impl Daemon {
         if let Some(delivering) = delivering {
             let _ = tokio::time::timeout(until(8), delivering).await;
         }
+        if let Some(candidate) = self.candidate {
+            candidate.abort();
+            // After everything that only the leader may write.
+            if let Ok(Err(error)) = tokio::time::timeout(until(8), self.cases.leave_lead()).await {
+                tracing::warn!(reason = error.reason(), %error, "the lead is not left: others take it when they miss this process");
+            }
+        }
         self.server.stop(until(8).min(Duration::from_secs(1))).await;
         let kafka = Arc::clone(&self.kafka);
         let closed = tokio::task::spawn_blocking(move || kafka.stop(Duration::from_secs(2)));
@@ -459,6 +491,16 @@ fn show_rules(metrics: &Metrics, in_force: &InForce, now_ms: i64) {
     set_time(&metrics.config_last_reload_success, now_ms);
 }
 
+/// Whoever takes a partition over begins with the snapshot of the one before, where it can see it.
+fn warn_of_own_snapshots(settings: &Settings) {
+    if settings.snapshots.is_none() {
+        tracing::warn!(
+            "snapshots are kept in `state`, where other processes cannot see them: a partition that another one takes over is read \
+             from the beginning of its log; set snapshots.to to a bucket or a folder that all of them share"
+        );
+    }
+}
+
 /// One process runs on one state.
 fn lock_state(state: &Path) -> anyhow::Result<File> {
     let path = state.join("lock");
@@ -475,11 +517,13 @@ fn lock_state(state: &Path) -> anyhow::Result<File> {
     }
 }
 
-async fn open_cases(path: &Path, options: &cases::Options) -> anyhow::Result<Cases> {
+async fn open_cases(place: &cases::Place, options: &cases::Options) -> anyhow::Result<Cases> {
     let begun = Instant::now();
     loop {
-        match Cases::open_with(path, options).await {
-            Err(error @ CasesError::Locked { .. }) if begun.elapsed() < OPEN => {
+        match Cases::connect(place, options).await {
+            Err(error @ (CasesError::Locked { .. } | CasesError::Server { .. }))
+                if begun.elapsed() < OPEN =>
+            {
                 tracing::error!(reason = error.reason(), "{error}");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
@@ -511,7 +555,7 @@ async fn purge(cases: Cases, clock: Arc<dyn WallClock>, keep: i64, mut stop: wat
             () = tokio::time::sleep(EVERY) => {}
             _ = stop.changed() => return,
         }
-        loop {
+        while cases.leads() {
             match cases.purge(clock.now_ms().saturating_sub(keep), SLICE).await {
                 Ok(0) => break,
                 Ok(n) => tracing::debug!(n, "forgotten: resolved longer ago than cases.keep"),

@@ -27,12 +27,16 @@ const FEEDS_EVERY: i64 = 15 * SECOND;
 const RETRY: Duration = Duration::from_secs(1);
 /// The longest sleep: a clock that was set is noticed then.
 const NAP: Duration = Duration::from_secs(60);
+/// The longest sleep where other processes write as well, and wake nobody here.
+const NAP_AMONG_OTHERS: Duration = Duration::from_secs(1);
 
 /// Which partitions are out of their backlog (DESIGN §4.8). The runtime says what begins with one and when its watermark
 /// has come within a minute of the wall clock.
 #[derive(Debug, Clone, Default)]
 pub struct Backlog {
     state: Arc<Mutex<BTreeMap<i32, Option<i64>>>>,
+    /// Those of other processes.
+    others: Arc<Mutex<BTreeMap<i32, Option<i64>>>>,
     news: Arc<Notify>,
 }
 
@@ -53,6 +57,27 @@ impl Backlog {
         }
     }
 
+    /// This partition went to another process.
+    pub fn leaves(&self, partition: i32) {
+        self.lock().remove(&partition);
+    }
+
+    /// Since when each partition of this process has caught up, of those that have.
+    #[must_use]
+    pub fn ours(&self) -> BTreeMap<i32, i64> {
+        self.lock().iter().filter_map(|(p, since)| Some((*p, (*since)?))).collect()
+    }
+
+    /// What all processes say of their partitions; what this one knows of its own counts more.
+    pub fn others(&self, all: BTreeMap<i32, Option<i64>>) {
+        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        if *others != all {
+            *others = all;
+            drop(others);
+            self.news.notify_one();
+        }
+    }
+
     /// Whether it has caught up.
     #[must_use]
     pub fn is_over(&self, partition: i32) -> bool {
@@ -65,7 +90,8 @@ impl Backlog {
         if now >= end {
             return (all.clone(), NEVER);
         }
-        let state = self.lock();
+        let mut state = self.others.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        state.extend(self.lock().iter());
         let pending = state.values().any(Option::is_none);
         let (mut speaking, mut next) = (BTreeSet::new(), end);
         for &partition in all {
@@ -134,10 +160,21 @@ impl Escalator {
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut memory = Memory::starting(self.clock.now_ms());
         let changed = self.cases.changed();
+        let nap = if self.cases.is_shared() { NAP_AMONG_OTHERS } else { NAP };
+        let mut leads = false;
         while !*stop.borrow() {
-            let wait = match self.turn(&mut memory).await {
-                Ok(NEVER) => NAP,
-                Ok(next) => self.clock.until(next).min(NAP),
+            if !std::mem::replace(&mut leads, self.cases.leads()) {
+                // What is remembered is of the last time it led.
+                memory = Memory::starting(self.clock.now_ms());
+            }
+            let turn = if leads { self.turn(&mut memory).await } else { self.stand_by() };
+            let wait = match turn {
+                Ok(NEVER) => nap,
+                Ok(next) => self.clock.until(next).min(nap),
+                Err(error @ CasesError::Deposed { .. }) => {
+                    tracing::warn!(reason = error.reason(), %error, "the escalation goes on elsewhere");
+                    nap
+                }
                 Err(error) => {
                     tracing::error!(reason = error.reason(), %error, "escalation waits for the database");
                     RETRY
@@ -151,6 +188,12 @@ impl Escalator {
                 ended = stop.changed() => if ended.is_err() { return },
             }
         }
+    }
+
+    /// Another process leads: only what the API of this one asks is kept up to date.
+    fn stand_by(&mut self) -> Result<i64, CasesError> {
+        self.cases.comments_needed(&Arc::clone(&self.policies.borrow_and_update()));
+        Ok(NEVER)
     }
 
     /// Does all that is due now. Returns when something will be, on the clock handed in. Dropped or failed anywhere, it has done

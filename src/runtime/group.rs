@@ -160,7 +160,7 @@ impl Group {
         while !self.stop.load(Ordering::Relaxed) {
             match answered.recv_timeout(LOOK) {
                 Ok(last) => {
-                    while !part.is_durable(last) && !self.stop.load(Ordering::Relaxed) {
+                    while !part.is_durable(last) && !part.is_lost() && !self.stop.load(Ordering::Relaxed) {
                         self.progress().beat("the group's thread");
                         let wait = async { tokio::time::timeout(LOOK, part.durable(last)).await };
                         let _ = self.context.handle.block_on(wait);
@@ -170,6 +170,9 @@ impl Group {
                 Err(RecvTimeoutError::Timeout) => self.progress().beat("the group's thread"),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
+        }
+        if !self.needs_all {
+            self.backlog.leaves(part.partition);
         }
         self.progress().remove(part.partition);
     }

@@ -3,7 +3,8 @@
 //!
 //! Reading order: [`daemon`] (how it is put together and taken apart), [`group`] (which partitions are ours), [`restore`]
 //! (what they begin with), [`partition`] (one shard at work), [`worker`] (the threads), [`writer`] (the one that commits),
-//! [`saver`] (snapshots), [`progress`] (what is known of all of it), [`escalator`], [`dispatcher`] and [`receivers`] (who
+//! [`saver`] (snapshots), [`progress`] (what is known of all of it), [`escalator`], `lead` (which of several processes
+//! escalates), [`dispatcher`] and [`receivers`] (who
 //! is told), [`reload`] (new rules without a restart), [`ports`] and [`status`] (what the others see).
 
 pub mod auditor;
@@ -13,6 +14,7 @@ mod desk;
 pub mod dispatcher;
 pub mod escalator;
 pub mod group;
+mod lead;
 mod mailroom;
 pub mod partition;
 pub mod ports;

@@ -36,6 +36,7 @@ pub struct PartitionProgress {
     pub saved_bytes: AtomicU64,
     durable: AtomicU64,
     durable_news: Notify,
+    lost: AtomicBool,
     gaps: Mutex<VecDeque<String>>,
 }
 
@@ -58,6 +59,7 @@ impl PartitionProgress {
             saved_bytes: AtomicU64::new(0),
             durable: AtomicU64::new(0),
             durable_news: Notify::new(),
+            lost: AtomicBool::new(false),
             gaps: Mutex::default(),
         }
     }
@@ -73,6 +75,19 @@ impl PartitionProgress {
     pub fn set_durable(&self, number: u64) {
         self.durable.fetch_max(number, Ordering::AcqRel);
         self.durable_news.notify_waiters();
+    }
+
+    /// Another process has taken this partition over: no write of this one becomes durable any more. Returns whether it is news.
+    pub fn lose(&self) -> bool {
+        let news = !self.lost.swap(true, Ordering::AcqRel);
+        self.durable_news.notify_waiters();
+        news
+    }
+
+    /// Whether another process has taken it over.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
     }
 
     /// Whether the write of this number is durable.

@@ -32,6 +32,8 @@ pub struct Restorer {
     pub lifetimes: Lifetimes,
     /// `kafka.start`.
     pub start: StartAt,
+    /// The name of this process.
+    pub me: String,
     /// Rule sets of before, by hash.
     pub known: Mutex<BTreeMap<String, Arc<RuleSet>>>,
 }
@@ -88,6 +90,8 @@ impl Restorer {
     }
 
     async fn try_load(&self, partition: i32, partitions: i32) -> Result<Restored, RestoreError> {
+        // Before it is read how far the one before had come: from here on it comes no further.
+        self.cases.claim(partition, &self.me).await?;
         let recorded = self.cases.recorded(partition).await?;
         let switches = self.cases.switches(partition).await?;
         let Some((shard, head)) = self.newest(partition).await? else {

@@ -99,6 +99,7 @@ impl Daemon for DaemonPort {
                     "the topic's records carry their producers' time (CreateTime); a replay may decide otherwise than the live run".into()
                 },
                 "folding_waits": waits,
+                "escalation": {"leader": self.cases.leads()},
                 "partitions": partitions,
                 "rules": {"hash": rules.hash, "count": rules.rules.len()},
                 "policies": {"hash": policies.hash},
@@ -223,6 +224,12 @@ impl DaemonPort {
     }
 
     async fn count_outbox(&self) {
+        // One process counts for all: what several say of one database would be added up.
+        if !self.cases.leads() {
+            OUTBOX_STATES.iter().for_each(|state| self.progress.metrics.set_outbox_rows(state, 0));
+            set_time(&self.progress.metrics.outbox_oldest_pending, 0);
+            return;
+        }
         // Where the database does not answer soon, the figures of before stand.
         let stats = tokio::time::timeout(Duration::from_secs(2), self.cases.outbox_stats()).await;
         let Ok(Ok(stats)) = stats else { return };

@@ -89,6 +89,13 @@ impl Writer {
                     self.progress.goes_on(Wait::Disk, -1);
                     return;
                 }
+                Err(error @ CasesError::Deposed { .. }) => {
+                    // Nothing of it will ever be durable here; the partition's new owner decides the same from the log.
+                    if write.progress.lose() {
+                        tracing::error!(reason = error.reason(), "{error}");
+                    }
+                    return;
+                }
                 Err(error) => {
                     let wait =
                         if matches!(error, CasesError::Full { .. }) { Wait::Disk } else { Wait::Cases };

@@ -39,7 +39,7 @@ impl Location {
     /// # Errors
     /// It is no URL of a kind that is known.
     pub fn parse(to: &str) -> Result<Location, SnapshotError> {
-        let known = "use s3://bucket/prefix, gs://bucket/prefix or az://container/prefix, or leave it out for a folder in state";
+        let known = "use s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or file:///folder, or leave it out for a folder in state";
         let url = url::Url::parse(to).map_err(|e| SnapshotError::Location(format!("{to}: {e}; {known}")))?;
         match url.scheme() {
             "s3" | "gs" | "az" if url.host_str().is_some() => Ok(Location::Bucket(url)),
@@ -84,6 +84,9 @@ fn bucket(url: &url::Url) -> Result<Arc<dyn ObjectStore>, SnapshotError> {
     })
 }
 
+/// A write takes seconds; whatever is as old as this was cut off. Another process may be writing to the same folder.
+const STALE: Duration = Duration::from_secs(600);
+
 /// Removes what a write that was cut off left behind: `name#1`, which no listing shows.
 fn sweep(folder: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
@@ -95,7 +98,7 @@ fn sweep(folder: &Path) -> std::io::Result<()> {
             .is_some_and(|(_, n)| n.parse::<u32>().is_ok());
         if entry.file_type()?.is_dir() {
             sweep(&entry.path())?;
-        } else if staged {
+        } else if staged && entry.metadata()?.modified()?.elapsed().is_ok_and(|age| age >= STALE) {
             std::fs::remove_file(entry.path())?;
         }
     }

@@ -2,16 +2,13 @@
 
 use std::time::Duration;
 
-use parcelwatch::cases::{
-    Acted, Batch, Cases, CasesError, Filter, Options, OutboxRow, Outcome, Recorded, Rejected, StateFilter,
-};
+use parcelwatch::cases::{Acted, Cases, Filter, OutboxRow, Outcome, Rejected, StateFilter};
 use parcelwatch::model::{Severity, Time};
 use serde_json::json;
-use sqlx::{ConnectOptions as _, Connection as _};
 
-use crate::world::{
-    MINUTE, START, World, change, ended, open, opened, options, policies, raised, rules, step,
-};
+use crate::world::{MINUTE, START, World, change, empty, ended, opened, policies, raised, step};
+
+mod file;
 
 fn plain() -> parcelwatch::rules::Policies {
     policies(vec![step(0, &["erp"], None)])
@@ -218,131 +215,6 @@ async fn lists_are_filtered_paged_and_shaped() {
     assert_eq!(item["changes"], json!([change]));
 }
 
-#[tokio::test]
-async fn a_damaged_file_is_said_plainly() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let path = dir.path().join("cases.sqlite");
-    std::fs::write(&path, "this is no database, and long enough to be taken for a header of one".repeat(100))
-        .expect("written");
-    let error = Cases::open(&path).await.err().expect("refused");
-    assert!(matches!(error, CasesError::Corrupt { .. }), "{error:?}");
-    let text = error.to_string();
-    assert!(text.contains("cases.sqlite") && text.contains("put a backup in its place"), "{text}");
-    assert!(!error.is_transient());
-
-    // A page damaged in the middle of a real one.
-    std::fs::remove_file(&path).expect("removed");
-    let world = World::new(plain()).await;
-    world.commit(0, &(0..2_000).map(|i| opened(&format!("P{i}"), i)).collect::<Vec<_>>()).await;
-    world.cases.close().await;
-    let mut bytes = std::fs::read(world.dir.path().join("cases.sqlite")).expect("read");
-    let (from, to) = (bytes.len() / 4, bytes.len() - 4096);
-    bytes[from..to].fill(0x5a);
-    std::fs::write(&path, bytes).expect("written");
-    let outcome = async {
-        let cases = Cases::open_with(&path, &options()).await?;
-        cases.standing(0).await?;
-        cases.exceptions(&Filter::default(), 1_000, None, START).await.map(|_| ())
-    }
-    .await;
-    assert!(matches!(outcome, Err(CasesError::Corrupt { .. })), "{outcome:?}");
-}
-
-#[tokio::test]
-async fn a_folder_that_is_missing_and_a_file_from_the_future_are_said_plainly() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let error = Cases::open(&dir.path().join("no/such/cases.sqlite")).await.err().expect("refused");
-    assert!(matches!(error, CasesError::Unavailable { .. }), "{error:?}");
-    let cases = open(dir.path()).await;
-    cases.close().await;
-    let path = dir.path().join("cases.sqlite");
-    let mut other = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).connect().await.expect("opens");
-    sqlx::query("UPDATE _sqlx_migrations SET version = 99 WHERE version = 1")
-        .execute(&mut other)
-        .await
-        .expect("written");
-    other.close().await.expect("closed");
-    let error = Cases::open(&path).await.err().expect("refused");
-    assert!(matches!(error, CasesError::Newer { .. }), "{error:?}");
-}
-
-#[tokio::test]
-async fn a_locked_file_is_waited_for_and_nothing_is_lost() {
-    let world = World::new(plain()).await;
-    world.commit(0, &[opened("P1", 1)]).await;
-    let path = world.dir.path().join("cases.sqlite");
-    let mut other = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).connect().await.expect("opens");
-    sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.expect("locked");
-    let (rules, policies) = (rules(), plain());
-    let recorded = Recorded { position: 3, watermark: Time(START), rules_hash: rules.hash.clone() };
-    let changes = [opened("P2", 2)];
-    let batch = Batch {
-        partition: 0,
-        changes: &changes,
-        heard: &[],
-        rules: &rules,
-        policies: &policies,
-        recorded: &recorded,
-        now_ms: START,
-    };
-    let error = world.cases.commit(&batch).await.expect_err("locked");
-    assert!(matches!(error, CasesError::Locked { .. }) && error.is_transient(), "{error:?}");
-    assert_eq!(world.cases.recorded(0).await.expect("reading goes on").map(|r| r.position), Some(2));
-    sqlx::query("ROLLBACK").execute(&mut other).await.expect("released");
-    assert_eq!(world.cases.commit(&batch).await.expect("commits").new, [true]);
-}
-
-#[tokio::test]
-async fn a_full_disk_takes_whole_batches_or_none_and_goes_on_when_there_is_room() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let path = dir.path().join("cases.sqlite");
-    let small = Options { max_page_count: Some(120), ..options() };
-    let cases = Cases::open_with(&path, &small).await.expect("opens");
-    let (rules, policies) = (rules(), plain());
-    let mut position = 0;
-    let error = loop {
-        let changes: Vec<_> = (position..position + 50).map(|i| opened(&format!("P{i}"), i)).collect();
-        let recorded =
-            Recorded { position: position + 50, watermark: Time(START), rules_hash: rules.hash.clone() };
-        let batch = Batch {
-            partition: 0,
-            changes: &changes,
-            heard: &[],
-            rules: &rules,
-            policies: &policies,
-            recorded: &recorded,
-            now_ms: START,
-        };
-        match cases.commit(&batch).await {
-            Ok(_) => position += 50,
-            Err(error) => break error,
-        }
-    };
-    assert!(matches!(error, CasesError::Full { .. }) && error.is_transient(), "{error:?}");
-    assert!(error.to_string().contains("the disk is full"), "{error}");
-    assert!(position > 0, "something fitted");
-    assert_eq!(cases.recorded(0).await.expect("read").map(|r| r.position), Some(position));
-    assert_eq!(cases.standing(0).await.expect("read").len() as i64, position, "no half batch");
-    // The writer is free again and says the same once more.
-    let again = cases.keep_rules("h", &[("rules.yaml".into(), "x".repeat(500_000))].into(), START).await;
-    assert!(matches!(again, Err(CasesError::Full { .. })), "{again:?}");
-    cases.close().await;
-    let cases = Cases::open_with(&path, &options()).await.expect("opens");
-    let changes: Vec<_> = (position..position + 50).map(|i| opened(&format!("P{i}"), i)).collect();
-    let recorded =
-        Recorded { position: position + 50, watermark: Time(START), rules_hash: rules.hash.clone() };
-    let batch = Batch {
-        partition: 0,
-        changes: &changes,
-        heard: &[],
-        rules: &rules,
-        policies: &policies,
-        recorded: &recorded,
-        now_ms: START,
-    };
-    assert!(cases.commit(&batch).await.expect("room now").new.iter().all(|new| *new));
-}
-
 fn message(id: &str, thread: &str, created_ms: i64) -> OutboxRow {
     OutboxRow {
         id: id.into(),
@@ -367,7 +239,7 @@ async fn due(cases: &Cases, now: i64) -> String {
 #[tokio::test]
 async fn messages_of_a_thread_arrive_in_order_and_leases_run_out() {
     let dir = tempfile::tempdir().expect("a folder");
-    let cases = open(dir.path()).await;
+    let cases = empty(dir.path()).await;
     let rows = [
         message("a1", "a", START),
         message("b1", "b", START),
@@ -395,7 +267,7 @@ async fn messages_of_a_thread_arrive_in_order_and_leases_run_out() {
     cases.outbox_done("a1", START + 6 * MINUTE, Outcome::Delivered).await.expect("done");
     // The lease of a process that died ends with it.
     cases.close().await;
-    let cases = open(dir.path()).await;
+    let cases = empty(dir.path()).await;
     assert_eq!(due(&cases, START + 5 * MINUTE).await, "a2:0");
     cases.outbox_done("a2", START + 5 * MINUTE, Outcome::Delivered).await.expect("done");
     assert_eq!(due(&cases, START + 5 * MINUTE).await, "a3:0");
@@ -408,7 +280,7 @@ async fn messages_of_a_thread_arrive_in_order_and_leases_run_out() {
 #[tokio::test]
 async fn keys_rules_and_rejected_records_are_kept() {
     let dir = tempfile::tempdir().expect("a folder");
-    let cases = open(dir.path()).await;
+    let cases = empty(dir.path()).await;
     let key = cases.link_key().await.expect("a key");
     assert_ne!(key, [0; 32]);
     let texts = [("rules.yaml".to_owned(), "rules: []".to_owned())].into();
@@ -425,7 +297,7 @@ async fn keys_rules_and_rejected_records_are_kept() {
     cases.reject(&records, START).await.expect("kept");
     cases.reject(&records[records.len() - 3..], START).await.expect("a replay is a no-op");
     cases.close().await;
-    let cases = open(dir.path()).await;
+    let cases = empty(dir.path()).await;
     assert_eq!(cases.link_key().await.expect("a key"), key);
     assert_eq!(cases.rules_texts("h1").await.expect("read"), Some(texts));
     assert_eq!(cases.rules_texts("h2").await.expect("read"), None);

@@ -68,7 +68,7 @@ const OWNERS: [(&str, &[&str]); 42] = [
     ("sha2", &["*", "model", "rules", "escalation"]),
     ("base64", &["notify", "http", "cli/demo"]),
     ("ipnet", &["notify", "config"]),
-    ("url", &["notify", "snapshots", "rules", "config"]),
+    ("url", &["notify", "snapshots", "rules", "config", "cases"]),
     ("getrandom", &["cases", "notify", "runtime", "snapshots", "cli/demo"]),
     ("axum", &["http"]),
     ("maud", &["http", "notify", "cli/backtest"]),

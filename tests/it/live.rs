@@ -7,6 +7,7 @@ mod outage;
 mod path;
 mod plan;
 mod reload;
+mod shared;
 mod start;
 
 use std::collections::BTreeSet;

@@ -20,6 +20,7 @@ mod oracle;
 #[path = "../oracle/mod.rs"]
 mod oracle_impl;
 mod parts;
+mod postgres;
 mod readme;
 mod receivers;
 mod rule_tests;

@@ -82,6 +82,7 @@ impl Setup {
             snapshots: None,
             snapshots_every: Duration::from_secs(300),
             snapshots_keep: 3,
+            database: None,
             cases: self.cases.clone(),
             cases_keep: i64::MAX / 2,
             lifetimes: Lifetimes::default(),

@@ -1,12 +1,12 @@
 //! Rules, policies and changes made by hand, and an escalator whose clock the test moves.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use parcelwatch::cases::{Batch, Cases, Committed, Options, Recorded};
+use parcelwatch::cases::{Batch, Cases, Committed, Options, Place, Recorded, Server};
 use parcelwatch::escalation::feeds::Heard;
 use parcelwatch::model::{Change, ChangeKind, DerivedTime, FactRef, Resolution, Severity, Time, known_fact};
 use parcelwatch::rules::policies::{OwnerRoute, Policies, Policy, Receiver, ReceiverKind, SecretText, Step};
@@ -18,6 +18,8 @@ use parcelwatch::runtime::clock::WallClock;
 use parcelwatch::runtime::escalator::{Backlog, Escalator, Memory};
 use serde_json::{Value, json};
 use tokio::sync::watch;
+
+use crate::parts::postgres::Postgres;
 
 pub const SECOND: i64 = 1_000;
 pub const MINUTE: i64 = 60 * SECOND;
@@ -184,6 +186,8 @@ pub fn ended(parcel: &str, offset: i64) -> Change {
 /// A database in a folder of its own, an escalator over it, and the clock of both.
 pub struct World {
     pub dir: tempfile::TempDir,
+    pub place: Place,
+    pub url: String,
     pub cases: Cases,
     pub rules: Arc<RuleSet>,
     pub policies: Arc<Policies>,
@@ -198,8 +202,34 @@ pub fn options() -> Options {
     Options { durable: false, busy_timeout: Duration::from_millis(100), ..Options::default() }
 }
 
-pub async fn open(dir: &Path) -> Cases {
-    Cases::open_with(&dir.join("cases.sqlite"), &options()).await.expect("opens")
+/// Set to `postgres`, the worlds of this program are in a PostgreSQL.
+pub const DATABASE: &str = "PARCELWATCH_TEST_DATABASE";
+
+/// Whether the worlds of this program are in a PostgreSQL.
+pub fn on_postgres() -> bool {
+    std::env::var_os(DATABASE).is_some_and(|d| d == "postgres")
+}
+
+/// Where a world's database is, and the address under which a test reaches it behind the world's back.
+fn place(dir: &Path) -> (Place, String) {
+    if on_postgres() {
+        // Opened again, a folder has the schema that it had.
+        static SCHEMAS: Mutex<BTreeMap<PathBuf, String>> = Mutex::new(BTreeMap::new());
+        let mut schemas = SCHEMAS.lock().expect("not poisoned");
+        let url = schemas.entry(dir.to_owned()).or_insert_with(|| Postgres::shared().schema()).clone();
+        return (Place::Server(Server::new(&url, None).expect("an address")), url);
+    }
+    let file = dir.join("cases.sqlite");
+    (Place::File(file.clone()), format!("sqlite://{}", file.display()))
+}
+
+/// A database without anything, in this folder or in the PostgreSQL.
+pub async fn empty(dir: &Path) -> Cases {
+    open(&place(dir).0).await
+}
+
+async fn open(place: &Place) -> Cases {
+    Cases::connect(place, &options()).await.expect("opens")
 }
 
 fn escalator(
@@ -223,7 +253,8 @@ impl World {
     /// Partitions 0 to 3 have caught up.
     pub async fn new(policies: Policies) -> World {
         let dir = tempfile::tempdir().expect("a folder");
-        let cases = open(dir.path()).await;
+        let (place, url) = place(dir.path());
+        let cases = open(&place).await;
         let (policies, clock) = (Arc::new(policies), Arc::new(HandClock::default()));
         clock.set(START);
         let (escalator, sender) = escalator(&cases, &policies, &clock);
@@ -231,13 +262,24 @@ impl World {
             escalator.backlog.over(partition, START);
         }
         let memory = Memory::starting(START);
-        World { dir, cases, rules: Arc::new(rules()), policies, clock, escalator, memory, _policies: sender }
+        World {
+            dir,
+            place,
+            url,
+            cases,
+            rules: Arc::new(rules()),
+            policies,
+            clock,
+            escalator,
+            memory,
+            _policies: sender,
+        }
     }
 
     /// As after `kill -9`: everything in memory is gone.
     pub async fn restart(&mut self) {
         self.cases.close().await;
-        self.cases = open(self.dir.path()).await;
+        self.cases = open(&self.place).await;
         let (escalator, sender) = escalator(&self.cases, &self.policies, &self.clock);
         for partition in 0..4 {
             escalator.backlog.over(partition, self.now());
@@ -329,16 +371,14 @@ impl World {
 /// Does something to the file behind everybody's back.
 pub async fn sql(world: &World, statement: &'static str) {
     use sqlx::Connection as _;
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(world.dir.path().join("cases.sqlite"));
-    let mut connection = sqlx::SqliteConnection::connect_with(&options).await.expect("opens");
+    let mut connection = sqlx::AnyConnection::connect(&world.url).await.expect("opens");
     sqlx::query(statement).execute(&mut connection).await.expect("does");
 }
 
 /// One text of the file.
 pub async fn text(world: &World, query: &'static str) -> String {
     use sqlx::Connection as _;
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(world.dir.path().join("cases.sqlite"));
-    let mut connection = sqlx::SqliteConnection::connect_with(&options).await.expect("opens");
+    let mut connection = sqlx::AnyConnection::connect(&world.url).await.expect("opens");
     sqlx::query_scalar(query).fetch_one(&mut connection).await.expect("one")
 }
 

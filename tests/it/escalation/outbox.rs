@@ -9,7 +9,7 @@ use parcelwatch::cli::outbox::{self, Format, Outbox, Who};
 use serde_json::{Value, json};
 
 use super::desk::{ask, serve};
-use crate::world::{World, opened, policies, step};
+use crate::world::{World, on_postgres, opened, policies, step};
 
 fn row(id: &str, thread: &str, created_ms: i64) -> OutboxRow {
     OutboxRow {
@@ -151,16 +151,21 @@ async fn a_test_that_the_trail_does_not_take_is_not_sent_and_the_other_way_round
     use sqlx::Connection as _;
     let world = World::new(policies(vec![step(0, &["erp"], None)])).await;
     let (server, client) = serve(&world).await;
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(world.dir.path().join("cases.sqlite"));
-    let mut file = sqlx::SqliteConnection::connect_with(&options).await.expect("opens");
+    let mut file = sqlx::AnyConnection::connect(&world.url).await.expect("opens");
     for table in ["audit", "outbox"] {
-        let refuse = format!(
-            "CREATE TRIGGER refuse BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'refused'); END"
-        );
+        let (refuse, take) = if on_postgres() {
+            let refuse = format!("ALTER TABLE {table} ADD CONSTRAINT refuse CHECK (false) NOT VALID");
+            (refuse, format!("ALTER TABLE {table} DROP CONSTRAINT refuse"))
+        } else {
+            let refuse = format!(
+                "CREATE TRIGGER refuse BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'refused'); END"
+            );
+            (refuse, "DROP TRIGGER refuse".to_owned())
+        };
         sqlx::query(sqlx::AssertSqlSafe(refuse)).execute(&mut file).await.expect("refuses from now on");
         let asked = ask(&client, "POST", "/api/v1/receivers/erp/test", json!({"by": "ann"})).await;
         assert!(asked.is_err(), "{table}: {asked:?}");
-        sqlx::query("DROP TRIGGER refuse").execute(&mut file).await.expect("takes again");
+        sqlx::query(sqlx::AssertSqlSafe(take)).execute(&mut file).await.expect("takes again");
         assert!(states(&client).await.is_empty(), "{table}");
         let audit = ask(&client, "GET", "/api/v1/audit", Value::Null).await.expect("shows");
         assert_eq!(audit["items"], json!([]), "{table}");

@@ -11,7 +11,7 @@ use parcelwatch::model::{Change, ChangeKind, Resolution, Severity, Time};
 use parcelwatch::rules::condition::Condition;
 use serde_json::{Value, json};
 
-use crate::world::{HOUR, MINUTE, SECOND, START, World, change, policies, step};
+use crate::world::{HOUR, MINUTE, SECOND, START, World, change, on_postgres, policies, step};
 
 const WAIT: i64 = 30 * SECOND;
 const INTERVAL: i64 = 5 * MINUTE;
@@ -493,7 +493,10 @@ fn reminded(accounts: &[Account], lines: &[Line]) {
 
 fn seeds() -> std::ops::Range<u64> {
     let one = std::env::var("PARCELWATCH_SEED").ok().and_then(|s| s.parse().ok());
-    let count = std::env::var("PARCELWATCH_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(300);
+    let count = std::env::var("PARCELWATCH_SEEDS")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(if on_postgres() { 24 } else { 300 });
     one.map_or(0..count, |seed: u64| seed..seed + 1)
 }
 

@@ -1,6 +1,6 @@
 //! Real servers and scripted ones for the tests: each in a directory of its own, on a free port, dead with the test.
 //!
-//! - [`kafka`]: Apache Kafka; [`exim`]: a real mail server; [`alertmanager`]: Alertmanager; [`prometheus`]: Prometheus, promtool and the checkers of `deploy/`
+//! - [`kafka`]: Apache Kafka; [`postgres`]: PostgreSQL; [`exim`]: a real mail server; [`alertmanager`]: Alertmanager; [`prometheus`]: Prometheus, promtool and the checkers of `deploy/`
 //! - [`smtp`], [`webhook`]: servers in this process that misbehave on demand and keep what they got
 //! - [`daemon`]: parcelwatch itself, run as its users run it
 //!
@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod exim;
 pub mod http;
 pub mod kafka;
+pub mod postgres;
 pub mod process;
 pub mod prometheus;
 pub mod smtp;
