@@ -12,10 +12,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::clock::WallClock;
@@ -120,7 +118,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options {
-            batch: 8,
+            batch: 16,
             concurrency: 64,
             backoff: Backoff::default(),
             pause_ms: 5 * SECOND,
@@ -313,25 +311,37 @@ impl<O: Outbox> Worker<O> {
 
     async fn work(&mut self, rows: Vec<Message>, lease_ends: Instant) {
         let mut waiting = VecDeque::from(rows);
-        let mut flying = FuturesUnordered::new();
+        // Tasks: they go on while what came of others is written.
+        let mut flying = JoinSet::new();
         let (notifier, clock, limit) = (self.route.notifier.clone(), self.clock.clone(), self.limit());
         loop {
             while flying.len() < self.concurrency() && self.may_begin(lease_ends) {
                 let Some(row) = waiting.pop_front() else { break };
-                flying.push(attempt(notifier.clone(), clock.clone(), limit, row));
+                flying.spawn(attempt(notifier.clone(), clock.clone(), limit, row));
             }
-            let Some(tried) = flying.next().await else { break };
-            self.settle(tried);
-            // What ended meanwhile is written with it: a transaction costs as much for one as for fifty.
-            while let Some(Some(tried)) = flying.next().now_or_never() {
-                self.settle(tried);
-            }
+            // As many as end within a moment are written together: a transaction costs as much for one as for fifty.
             self.write().await;
+            let Some(tried) = flying.join_next().await else { break };
+            self.landed(tried);
+            while let Some(tried) = flying.try_join_next() {
+                self.landed(tried);
+            }
         }
         for row in waiting {
             self.hold_back(&row);
         }
         self.write().await;
+    }
+
+    /// Takes in a try that ended.
+    fn landed(&mut self, tried: Result<Tried, JoinError>) {
+        match tried {
+            Ok(tried) => self.settle(tried),
+            // Its row comes free with its lease, and is tried again.
+            Err(error) => {
+                tracing::error!(receiver = %self.route.receiver, %error, "a try to deliver broke off")
+            }
+        }
     }
 
     fn may_begin(&self, lease_ends: Instant) -> bool {

@@ -14,6 +14,9 @@ use crate::rules::Policies;
 
 /// Exceptions looked at, or told, in one transaction at most: the shards wait for the writer meanwhile.
 const SLICE: u32 = 2_000;
+/// Slices looked at before groups are flushed, though there be more: in a storm the first to be told do not wait for the last to be
+/// looked at.
+const LOOKS: usize = 5;
 /// Groups flushed in one transaction at most.
 const GROUPS: u32 = 100;
 /// Backlog ends this long after the start, whatever the watermarks say (DESIGN §4.8).
@@ -134,6 +137,17 @@ pub struct Escalator {
     pub dry_run: bool,
 }
 
+/// How far a flush came.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flushed {
+    /// The last group not to its end.
+    Part,
+    /// Whole groups, and others wait.
+    Whole,
+    /// All whose moment had come.
+    All,
+}
+
 /// What the loop remembers; none of it is needed after a restart.
 #[derive(Debug, Default)]
 pub struct Memory {
@@ -224,11 +238,20 @@ impl Escalator {
             if next > now {
                 return Ok(next.min(next_to_speak).min(next_feeds));
             }
-            while self.look(&policies, &speaking, now).await? {}
-            while self.flush(&policies, &speaking, now).await? {}
-            // After all slices of all groups: a digest holds what was said at this moment.
-            if self.cases.next_digest().await? <= now {
-                self.digests(&policies, now).await?;
+            for _ in 0..LOOKS {
+                if !self.look(&policies, &speaking, now).await? {
+                    break;
+                }
+            }
+            loop {
+                let flushed = self.flush(&policies, &speaking, now).await?;
+                // After all slices of a group: a digest holds what was said of it at this moment.
+                if flushed != Flushed::Part && self.cases.next_digest().await? <= now {
+                    self.digests(&policies, now).await?;
+                }
+                if flushed == Flushed::All {
+                    break;
+                }
             }
         }
     }
@@ -267,28 +290,29 @@ impl Escalator {
         Ok(cases.len() >= SLICE as usize)
     }
 
-    /// Flushes groups whose moment has come. Returns whether there may be more.
+    /// Flushes groups whose moment has come.
     async fn flush(
         &self,
         policies: &Policies,
         speaking: &BTreeSet<i32>,
         now: i64,
-    ) -> Result<bool, CasesError> {
+    ) -> Result<Flushed, CasesError> {
         let sender = Sender { policies, public_url: self.public_url.as_deref() };
         let mut tx = self.cases.escalation().await?;
         let groups = tx.groups_due(now, GROUPS).await?;
         if groups.is_empty() {
-            return Ok(false);
+            return Ok(Flushed::All);
         }
         let silences = tx.silences(now).await?;
         let mut budget = tx.budget().await?;
         let mut room = SLICE;
-        let mut more = groups.len() >= GROUPS as usize;
+        let mut done = if groups.len() >= GROUPS as usize { Flushed::Whole } else { Flushed::All };
         for group in groups {
             if room == 0 {
-                more = true;
+                done = Flushed::Whole;
                 break;
             }
+            let due = group.flush_ms;
             let (members, counts) = tx.members(&group.id, speaking, room).await?;
             let cut = members.len() >= room as usize;
             room -= u32::try_from(members.len()).unwrap_or(room).min(room);
@@ -300,14 +324,17 @@ impl Escalator {
             };
             let mut flushed = escalation::flush_unless(&sender, &quiet, group, members, counts, now);
             if cut {
-                // The rest of this very flush comes with the next transaction.
-                flushed.group.flush_ms = now;
-                more = true;
+                // The rest of this very flush comes with the next transaction, before any other group.
+                flushed.group.flush_ms = due.min(now) - 1;
+                done = Flushed::Part;
             }
             tx.write_flush(&flushed, &mut budget, self.dry_run, now).await?;
+            if cut {
+                break;
+            }
         }
         tx.commit().await?;
-        Ok(more)
+        Ok(done)
     }
 
     /// Sends the digests whose time has come.
