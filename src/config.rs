@@ -160,6 +160,19 @@ pub struct Smtp {
     pub username: Option<String>,
     /// Its password.
     pub password: Option<SecretText>,
+    /// `smtp.dkim:`
+    pub dkim: Dkim,
+}
+
+/// `smtp.dkim:`, all of it or nothing.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Dkim {
+    /// In whose name mails are signed.
+    pub domain: Option<String>,
+    /// Which of its keys.
+    pub selector: Option<String>,
+    /// The private key, in PEM.
+    pub key: Option<SecretText>,
 }
 
 /// `log:`
@@ -169,6 +182,31 @@ pub struct Log {
     pub format: log::Format,
     /// `info`, or levels by target.
     pub filter: String,
+}
+
+impl Smtp {
+    /// What signatures ask for; else what is wrong, and what to do.
+    fn signed(&self) -> Result<(), (String, &'static str)> {
+        let domain = match &self.dkim {
+            Dkim { domain: Some(domain), selector: Some(_), key: Some(_) } => domain.to_lowercase(),
+            Dkim { domain: None, selector: None, key: None } => return Ok(()),
+            _ => {
+                let message = "`domain`, `selector` and `key` of `smtp.dkim` belong together";
+                return Err((
+                    message.to_owned(),
+                    "write all three, or none for mails that are not signed here",
+                ));
+            }
+        };
+        let from = self.from.as_deref().unwrap_or_default();
+        let of = from.rsplit('@').next().unwrap_or_default().trim_end().trim_end_matches('>').to_lowercase();
+        // Others take a signature for the sender's only where it is (DMARC's alignment).
+        if of == domain || of.ends_with(&format!(".{domain}")) {
+            return Ok(());
+        }
+        let message = format!("`smtp.dkim` signs for {domain}, and `smtp.from` is of {of:?}");
+        Err((message, "write the domain of smtp.from, or one above it"))
+    }
 }
 
 /// The environment variables that are ours, by name.
@@ -273,6 +311,9 @@ impl Config {
             let help = "write both, or neither for a server that wants no login";
             return problem("smtp", key, "`smtp.username` and `smtp.password` belong together", help);
         }
-        Ok(())
+        self.smtp
+            .signed()
+            .map_err(|(message, help)| problem("smtp", "dkim", &message, help))
+            .or_else(|found| found)
     }
 }

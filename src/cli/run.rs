@@ -15,6 +15,7 @@ use crate::engine::Lifetimes;
 use crate::http::HttpError;
 use crate::http::auth::Token;
 use crate::log;
+use crate::notify::dkim::DkimSettings;
 use crate::notify::email::EmailSettings;
 use crate::notify::link::LinkKey;
 use crate::notify::webhook::WebhookSettings;
@@ -292,7 +293,43 @@ fn mail(config: &Config, key: LinkKey) -> anyhow::Result<Option<EmailSettings>> 
         let password = read_secret(password).context("smtp.password")?;
         settings.login = Some((username.clone(), password.expose().to_owned()));
     }
+    if let config::Dkim { domain: Some(domain), selector: Some(selector), key: Some(key) } = &smtp.dkim {
+        let pem = read_secret(key).context("smtp.dkim.key")?;
+        let (domain, selector, pem) = (domain.clone(), selector.clone(), pem.expose().to_owned());
+        settings.dkim = Some(DkimSettings { domain, selector, pem });
+    }
     settings.public_url.clone_from(&config.http.public_url);
     settings.link_key = Some(key);
     Ok(Some(settings))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Routes are made by this at the start and by every reload.
+    #[test]
+    fn the_key_of_signatures_is_read_anew_each_time() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("parcelwatch.yaml");
+        let text = "kafka: {bootstrap_servers: a:1}\nsmtp: {url: smtp://localhost, from: p@mail.example.org, \
+                    dkim: {domain: example.org, selector: pw1, key: {file: dkim.pem}}}\n";
+        let config = Config::read(&path, text.as_bytes(), &config::Environment::new());
+        let config = config.unwrap_or_else(|p| panic!("{}", p[0].render(false)));
+        let signed = || mail(&config, LinkKey::new([0; 32])).map(|m| m.and_then(|m| m.dkim));
+        let missing = signed().err().expect("there is no key");
+        assert!(is_configuration(&missing), "{missing:#}");
+        assert!(
+            format!("{missing:#}").starts_with("smtp.dkim.key: cannot read the secret in "),
+            "{missing:#}"
+        );
+        for key in ["one", "two"] {
+            std::fs::write(dir.path().join("dkim.pem"), key).expect("written");
+            let dkim = signed().expect("readable").expect("signed");
+            assert_eq!(
+                (dkim.domain.as_str(), dkim.selector.as_str(), dkim.pem.as_str()),
+                ("example.org", "pw1", key)
+            );
+        }
+    }
 }

@@ -42,6 +42,8 @@ pub enum Want {
     SmtpUrl,
     /// Who mails are from, or nothing.
     From,
+    /// A name in DNS, or nothing.
+    DnsName,
     /// Tokens.
     Tokens,
     /// CIDRs.
@@ -52,8 +54,8 @@ pub enum Want {
     LogFormat,
 }
 
-/// All keys, what may stand there and what it is; a section's name is before the dot.
-pub const KEYS: [(&str, Want, &str); 31] = [
+/// All keys, what may stand there and what it is; a section's name is before the dot, and a section may stand in another.
+pub const KEYS: [(&str, Want, &str); 34] = [
     (
         "kafka.bootstrap_servers",
         Want::Text,
@@ -110,6 +112,13 @@ pub const KEYS: [(&str, Want, &str); 31] = [
     ("smtp.username", Want::MaybeText, "Login"),
     ("smtp.password", Want::Secret, "Where its password is kept"),
     (
+        "smtp.dkim.domain",
+        Want::DnsName,
+        "Mails are signed in the name of this domain, that of `from` or above it",
+    ),
+    ("smtp.dkim.selector", Want::DnsName, "The public key is published at selector._domainkey.domain"),
+    ("smtp.dkim.key", Want::Secret, "Where the private key is kept: PEM, RSA or Ed25519"),
+    (
         "webhook.allow_private_networks",
         Want::Networks,
         "Networks that webhooks may reach though they are private",
@@ -150,9 +159,12 @@ pub fn top() -> Vec<&'static str> {
     names
 }
 
-/// Keys of a section.
+/// Keys of a section, and the sections in it.
 pub fn within(section: &str) -> Vec<&'static str> {
-    KEYS.iter().filter_map(|(p, _, _)| p.strip_prefix(section)?.strip_prefix('.')).collect()
+    let keys = KEYS.iter().filter_map(|(p, _, _)| p.strip_prefix(section)?.strip_prefix('.'));
+    let mut names: Vec<_> = keys.map(|k| k.split('.').next().unwrap_or_default()).collect();
+    names.dedup();
+    names
 }
 
 /// Checks the whole file: unknown keys and values, all of them.
@@ -181,8 +193,10 @@ fn section(r: &mut Reader, name: &str, node: &Node) {
     let known = within(name);
     for (key, value) in entries {
         let text = key.text().unwrap_or_default();
-        match want(&format!("{name}.{text}")) {
-            Some(want) => check_value(r, &format!("{name}.{text}"), want, value),
+        let path = format!("{name}.{text}");
+        match want(&path) {
+            Some(want) => check_value(r, &path, want, value),
+            None if known.contains(&text) => section(r, &path, value),
             None => {
                 let message = format!("`{name}` has no key `{}`", cut(text));
                 r.unknown(code::UNKNOWN_KEY, &key.at, message, text, known.iter().copied());
@@ -196,7 +210,13 @@ pub fn check_value(r: &mut Reader, path: &str, want: Want, node: &Node) {
     let what = format!("`{path}`");
     let nothing = matches!(
         want,
-        Want::Secret | Want::MaybeText | Want::Bucket | Want::HttpUrl | Want::SmtpUrl | Want::From
+        Want::Secret
+            | Want::MaybeText
+            | Want::Bucket
+            | Want::HttpUrl
+            | Want::SmtpUrl
+            | Want::From
+            | Want::DnsName
     );
     if nothing && node.is_null() {
         return;
@@ -259,11 +279,34 @@ pub fn check_value(r: &mut Reader, path: &str, want: Want, node: &Node) {
                 }
             }
         }
+        Want::DnsName => {
+            if let Some(text) = r.text(node, &what)
+                && !is_dns_name(text)
+            {
+                let help = "write it as it stands in DNS: letters, digits and hyphens, parts separated by dots; xn--… for others";
+                r.error(
+                    code::BAD_ADDRESS,
+                    &node.at,
+                    format!("{what}: `{}` is no name in DNS", cut(text)),
+                    help,
+                );
+            }
+        }
         Want::Tokens => tokens(r, node),
         Want::Networks => networks(r, node, &what),
         Want::Programs => programs(r, node, &what),
         Want::LogFormat => drop(r.word(node, "log format", &["text", "json"])),
     }
+}
+
+fn is_dns_name(text: &str) -> bool {
+    let label = |l: &str| {
+        (1..=63).contains(&l.len())
+            && !l.starts_with('-')
+            && !l.ends_with('-')
+            && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    text.len() <= 200 && text.split('.').all(label)
 }
 
 fn count(r: &mut Reader, node: &Node, what: &str) {

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_yaml::Value;
 
-use super::{Cases, Config, Http, Kafka, Log, Reload, Smtp, Snapshots, Start, Times, Token, environment};
+use super::{
+    Cases, Config, Dkim, Http, Kafka, Log, Reload, Smtp, Snapshots, Start, Times, Token, environment,
+};
 use crate::http::auth::Role;
 use crate::log::Format;
 use crate::model::Time;
@@ -96,6 +98,15 @@ struct RawSmtp {
     from: Option<String>,
     username: Option<String>,
     password: Option<RawSecret>,
+    dkim: Option<RawDkim>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+struct RawDkim {
+    domain: Option<String>,
+    selector: Option<String>,
+    key: Option<RawSecret>,
 }
 
 #[derive(Deserialize, Default)]
@@ -185,11 +196,13 @@ impl Raw {
             public_url: self.http.public_url.map(|u| u.trim_end_matches('/').to_owned()),
             tokens: tokens(self.http.tokens.unwrap_or_default(), folder)?,
         };
+        let dkim = self.smtp.dkim.unwrap_or_default();
         let smtp = Smtp {
             url: self.smtp.url,
             from: self.smtp.from,
             username: self.smtp.username,
             password: secret(self.smtp.password)?,
+            dkim: Dkim { domain: dkim.domain, selector: dkim.selector, key: secret(dkim.key)? },
         };
         let format = self.log.format.as_deref().unwrap_or("text");
         let log = Log {

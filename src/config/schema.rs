@@ -39,10 +39,20 @@ pub fn config() -> Value {
         }
         match path.split_once('.') {
             None => drop(top.insert(path.to_owned(), schema)),
-            Some((section, name)) => {
+            Some((first, rest)) => {
                 let empty =
                     json!({"type": ["object", "null"], "properties": {}, "additionalProperties": false});
-                top.entry(section).or_insert(empty)["properties"][name] = schema;
+                let mut section = top.entry(first).or_insert_with(|| empty.clone());
+                let mut names = rest.split('.').peekable();
+                while let Some(name) = names.next() {
+                    let within = &mut section["properties"][name];
+                    if names.peek().is_none() {
+                        *within = schema.take();
+                    } else if within.is_null() {
+                        *within = empty.clone();
+                    }
+                    section = within;
+                }
             }
         }
     }
@@ -88,6 +98,7 @@ fn value(b: &mut Builder, want: Want) -> Value {
             r"^(?:[^<>]*<[^\s<>@]+@[^\s<>@]+>|[^\s<>@]+@[^\s<>@]+)$",
             "Parcel watch <parcels@example.org>",
         )),
+        Want::DnsName => or_nothing(text(r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$", "example.org")),
         Want::Tokens => {
             let mut token = b.object(TOKEN.keys, TOKEN.required);
             token["properties"]["role"]["enum"] = json!(ROLES);

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use lettre::address::Envelope;
 use lettre::message::header::{ContentType, HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MultiPart, SinglePart};
 use lettre::transport::smtp::PoolConfig;
@@ -17,10 +18,11 @@ use sha2::{Digest, Sha256};
 use url::Url;
 
 use super::body::Body;
+use super::dkim::{Dkim, DkimError, DkimSettings};
 use super::link::{GOOD_FOR, LinkKey};
 use super::mail::Mail;
 use super::{Delivery, Failure, FailureClass, Message, Notifier, Scope, one_line};
-use crate::model::{MINUTE, Time};
+use crate::model::{MINUTE, SECOND, Time};
 
 const CONNECT: Duration = Duration::from_secs(10);
 const TOTAL: Duration = Duration::from_secs(60);
@@ -38,6 +40,8 @@ pub struct EmailSettings {
     pub public_url: Option<String>,
     /// The key of links; no link without it.
     pub link_key: Option<LinkKey>,
+    /// How mails are signed, where they are.
+    pub dkim: Option<DkimSettings>,
     /// A further root certificate, PEM.
     pub root_pem: Option<Vec<u8>>,
     /// The limit of a whole try, in real time.
@@ -45,7 +49,7 @@ pub struct EmailSettings {
 }
 
 impl EmailSettings {
-    /// Settings without login, links and further trust.
+    /// Settings without login, links, signature and further trust.
     #[must_use]
     pub fn new(url: impl Into<String>, from: impl Into<String>) -> EmailSettings {
         EmailSettings {
@@ -54,6 +58,7 @@ impl EmailSettings {
             login: None,
             public_url: None,
             link_key: None,
+            dkim: None,
             root_pem: None,
             total: TOTAL,
         }
@@ -77,6 +82,9 @@ pub enum EmailError {
     /// TLS could not be set up.
     #[error("smtp: cannot set up TLS: {0}")]
     Tls(String),
+    /// The key of signatures is none.
+    #[error(transparent)]
+    Dkim(#[from] DkimError),
 }
 
 /// The sender of mails, shared by all receivers of this kind. To be made, used and dropped within a tokio runtime: its pool of
@@ -86,6 +94,7 @@ pub struct Email {
     from: Mailbox,
     public_url: Option<String>,
     link_key: Option<LinkKey>,
+    dkim: Option<Dkim>,
     total: Duration,
 }
 
@@ -167,8 +176,23 @@ impl Email {
             from,
             public_url: settings.public_url,
             link_key: settings.link_key,
+            dkim: settings.dkim.as_ref().map(Dkim::new).transpose()?,
             total: settings.total,
         })
+    }
+
+    /// The bytes of a row's mail and whom they go to, and why it is a plain one where it is.
+    fn signed(&self, message: &Message) -> Result<(Envelope, Vec<u8>, Option<String>), Failure> {
+        let (mail, plain) = self.compose(message)?;
+        let bytes = mail.formatted();
+        let bytes = match &self.dkim {
+            None => bytes,
+            // Dated like the mail itself: every try sends the same bytes.
+            Some(dkim) => dkim
+                .sign(&bytes, message.created_ms.div_euclid(SECOND))
+                .map_err(|e| Failure::new(FailureClass::Auth, Scope::Receiver, e.to_string()))?,
+        };
+        Ok((mail.envelope().clone(), bytes, plain))
     }
 
     /// The mail of a row, and why it is a plain one where it is.
@@ -234,12 +258,12 @@ impl Email {
     }
 
     async fn send(&self, message: &Message) -> Delivery {
-        let (mail, plain) = match self.compose(message) {
-            Ok(composed) => composed,
+        let (envelope, mail, plain) = match self.signed(message) {
+            Ok(signed) => signed,
             Err(failure) => return Delivery::Failed(failure),
         };
         // lettre's own timeout covers the TCP connect alone.
-        match tokio::time::timeout(self.total, self.smtp.send(mail)).await {
+        match tokio::time::timeout(self.total, self.smtp.send_raw(&envelope, &mail)).await {
             Ok(Ok(_)) => match plain {
                 None => Delivery::Delivered,
                 Some(why) => Delivery::DeliveredPlain(why),

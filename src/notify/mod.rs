@@ -9,6 +9,7 @@ pub mod alertmanager;
 pub mod backoff;
 pub mod body;
 pub mod command;
+pub mod dkim;
 pub mod egress;
 pub mod email;
 pub mod link;

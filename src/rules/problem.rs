@@ -347,13 +347,18 @@ fn window(line: &str, at: usize) -> (usize, usize) {
 }
 
 /// Keys whose values are never shown.
-const SECRET_KEYS: [&str; 6] = ["secret", "password", "token", "routing_key", "api_key", "key.pem"];
+const SECRET_KEYS: [&str; 7] = ["secret", "password", "token", "routing_key", "api_key", "key.pem", "key"];
 
 /// Hides what a line writes in place as a secret: each byte becomes `*`, so that columns stay.
 fn mask(line: &str) -> String {
     let mut out = line.as_bytes().to_vec();
     for key in SECRET_KEYS {
         for (i, _) in line.match_indices(key) {
+            // The one that others end in is a key of its own: `sort_key` is not.
+            let within = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
+            if key == "key" && line[..i].ends_with(within) {
+                continue;
+            }
             let rest = &line[i + key.len()..];
             let rest = rest.trim_start_matches(['"', '\'']);
             let Some(value) = rest.trim_start().strip_prefix(':') else { continue };

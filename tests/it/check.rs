@@ -70,6 +70,9 @@ fn the_environment_lies_over_the_file() {
             ("PARCELWATCH_TIME__SKEW", "2s"),
             ("PARCELWATCH_RULES", "/etc/rules"),
             ("PARCELWATCH_SMTP__PASSWORD", "hunter2"),
+            ("PARCELWATCH_SMTP__DKIM__DOMAIN", "example.org"),
+            ("PARCELWATCH_SMTP__DKIM__SELECTOR", "pw1"),
+            ("PARCELWATCH_SMTP__DKIM__KEY", "hunter2"),
             ("PARCELWATCH_WEBHOOK__ALLOW_PRIVATE_NETWORKS", "[10.0.0.0/8, 192.168.0.0/16]"),
             ("PARCELWATCH_CONFIG", "/etc/parcelwatch.yaml"),
             ("PARCELWATCH_LOG__FILTER", "info,rdkafka=warn"),
@@ -78,6 +81,9 @@ fn the_environment_lies_over_the_file() {
     assert_eq!((c.kafka.bootstrap_servers.as_str(), c.kafka.topic.as_str()), ("kafka:9092", "007"));
     assert_eq!((c.snapshots.keep, c.time.skew, c.rules.as_path()), (7, 2_000, Path::new("/etc/rules")));
     assert!(c.smtp.password == Some(SecretText::Env("PARCELWATCH_SMTP__PASSWORD".into())));
+    let dkim = &c.smtp.dkim;
+    assert_eq!((dkim.domain.as_deref(), dkim.selector.as_deref()), (Some("example.org"), Some("pw1")));
+    assert!(dkim.key == Some(SecretText::Env("PARCELWATCH_SMTP__DKIM__KEY".into())));
     let password = &c.kafka.properties["sasl.password"];
     assert!(*password == SecretText::Env("PARCELWATCH_KAFKA__PROPERTIES__SASL_PASSWORD".into()));
     assert_eq!(c.allow_private_networks.len(), 2);

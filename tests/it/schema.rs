@@ -150,7 +150,7 @@ fn events_are_accepted_as_they_are_decoded() {
 }
 
 /// Wrong files that a schema of one file cannot see to be wrong, and why.
-const UNSEEN: [(&str, &[&str]); 7] = [
+const UNSEEN: [(&str, &[&str]); 8] = [
     (
         "another place of the file says it: what is named and not defined (PW209), what has one name twice (PW210), an anchor that is expected (PW213)",
         &[
@@ -204,9 +204,11 @@ const UNSEEN: [(&str, &[&str]); 7] = [
         &["policies_command_path.yaml", "policies_pagerduty_rate.yaml"],
     ),
     ("`.inf` is a text to JSON, which has no such number (PW204)", &["not_a_number.yaml"]),
+    ("names are not compared with each other (PW211)", &["config_dkim_domain.yaml"]),
     (
         "the environment may say the rest (PW202, PW211)",
         &[
+            "config_dkim_incomplete.yaml",
             "config_kafka_missing.yaml",
             "config_listen_everywhere.yaml",
             "config_smtp_user_without_password.yaml",

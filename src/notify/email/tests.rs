@@ -228,6 +228,37 @@ async fn a_mail_threads_says_it_is_automatic_and_is_the_same_on_every_try() {
 }
 
 #[tokio::test]
+async fn a_mail_is_signed_as_it_arrives_and_alike_on_every_try() {
+    use crate::notify::dkim::tests::{RSA, RSA_P, verified};
+    let relay = Relay::new(Mode::Plain).await;
+    let settings = |pem: &str| EmailSettings {
+        dkim: Some(DkimSettings { domain: "example.org".into(), selector: "pw1".into(), pem: pem.into() }),
+        ..relay.settings("smtp", "")
+    };
+    let email = Email::new(settings(RSA)).unwrap();
+    let mut message = to("ops@example.org");
+    // What mails are made of that canonical forms meet: letters beyond ASCII, long lines, lines that begin with a dot.
+    message.subject = format!("Verspätet: {}", "CN-ES ".repeat(30));
+    message.body = message.body.replace("O-77", ". .  \\t Ünterwegs");
+    for _ in 0..2 {
+        assert_eq!(email.deliver(&message, 0).await, Delivery::Delivered);
+    }
+    let mails = relay.mails();
+    assert_eq!(mails[0], mails[1], "a second try sends other bytes");
+    let arrived = mails[0].replace("\r\n..", "\r\n.");
+    let tags = verified(&arrived, RSA_P).unwrap_or_else(|why| panic!("{why}\n{arrived}"));
+    let of = |name: &str| tags[name].as_str();
+    assert_eq!((of("d"), of("s"), of("t"), of("a")), ("example.org", "pw1", "1760425830", "rsa-sha256"));
+    let signed: Vec<&str> = of("h").split(':').collect();
+    for name in ["from", "to", "subject", "date", "message-id", "auto-submitted", "list-id", "references"] {
+        assert!(signed.contains(&name), "{name} is not signed: {signed:?}");
+    }
+    assert!(!of("h").contains("received"), "{signed:?}");
+    let no_key = Email::new(settings("hunter2")).err().unwrap().to_string();
+    assert!(no_key.contains("smtp.dkim.key") && !no_key.contains("hunter2"), "{no_key}");
+}
+
+#[tokio::test]
 async fn starttls_and_implicit_tls_with_a_login() {
     let login = Some(("tester".to_owned(), "s3cret".to_owned()));
     for (mode, scheme, query) in [(Mode::StartTls, "smtp", "?tls=required"), (Mode::Implicit, "smtps", "")] {
