@@ -22,6 +22,7 @@ mod fold;
 mod keep;
 mod leases;
 mod letters;
+mod listing;
 mod loads;
 mod memory;
 mod operate;

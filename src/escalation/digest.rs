@@ -189,7 +189,7 @@ impl Digest {
             summary.push(line(heading, counts));
         }
         let listed: Vec<&Value> = self.top.iter().take(listed).map(|t| &t.listed).collect();
-        let url = public_url.map(|base| format!("{}/api/v1/exceptions", base.trim_end_matches('/')));
+        let at = |path: &str| public_url.map(|base| format!("{}/api/v1/{path}", base.trim_end_matches('/')));
         json!({
             "type": "exceptions.digest",
             "timestamp": Time(now).to_string(),
@@ -217,7 +217,8 @@ impl Digest {
                     "by_rule": by(&self.rules, "rule"),
                     "by_lane": by(&self.lanes, "lane"),
                     "by_carrier": by(&self.carriers, "carrier"),
-                    "url": url,
+                    "url": at("exceptions"),
+                    "csv_url": at(&format!("outbox/{}/exceptions.csv", self.id)),
                 },
             },
         })

@@ -20,10 +20,10 @@ use super::Shared;
 use super::api::{BY_MAX, COMMENT_MAX};
 use super::ports::{Acted, Action, ApiError, LinkedMessage, Operator};
 use crate::model::Time;
-use crate::notify::link::{Link, LinkError};
+use crate::notify::link::{Link, LinkError, Purpose};
 
 pub(super) fn routes() -> Router<Shared> {
-    Router::new().route("/ack", get(show).post(act))
+    Router::new().route(Purpose::Acknowledge.path(), get(show).post(act))
 }
 
 #[derive(Deserialize)]
@@ -44,7 +44,15 @@ struct ActForm {
 }
 
 /// A page that says why there is nothing to do.
-struct Refusal(StatusCode, &'static str, String);
+pub(super) struct Refusal(StatusCode, &'static str, String);
+
+impl Refusal {
+    /// The message is no longer there.
+    pub(super) fn gone() -> Refusal {
+        let text = "The message that this link belongs to is no longer kept.";
+        Refusal(StatusCode::NOT_FOUND, "Nothing to show", text.to_owned())
+    }
+}
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
@@ -66,7 +74,7 @@ impl From<ApiError> for Refusal {
 }
 
 async fn show(State(site): State<Shared>, uri: Uri) -> Result<Response, Refusal> {
-    let (_, message) = linked(&site, &uri).await?;
+    let (_, message) = linked(&site, Purpose::Acknowledge, &uri).await?;
     let listed = listed(&site, &message).await?;
     Ok(page(StatusCode::OK, "Acknowledge", &overview(&message, &listed, None)))
 }
@@ -76,7 +84,7 @@ async fn act(
     uri: Uri,
     form: Result<Form<ActForm>, FormRejection>,
 ) -> Result<Response, Refusal> {
-    let (link, message) = linked(&site, &uri).await?;
+    let (link, message) = linked(&site, Purpose::Acknowledge, &uri).await?;
     let (action, who) = match asked(form, &link, &message) {
         Ok(asked) => asked,
         Err(complaint) => {
@@ -94,7 +102,12 @@ async fn act(
     Ok(page(StatusCode::OK, "Done", &outcome(action, &who, &done, &listed)))
 }
 
-async fn linked(site: &Shared, uri: &Uri) -> Result<(Link, LinkedMessage), Refusal> {
+/// What a link names, where it is ours, for this purpose and still good.
+pub(super) async fn linked(
+    site: &Shared,
+    purpose: Purpose,
+    uri: &Uri,
+) -> Result<(Link, LinkedMessage), Refusal> {
     let forged = || {
         let text = "The link is incomplete or was changed on its way. Open it from the mail itself, or acknowledge \
                     through the API.";
@@ -102,7 +115,7 @@ async fn linked(site: &Shared, uri: &Uri) -> Result<(Link, LinkedMessage), Refus
     };
     let key = site.link_key.as_ref().ok_or_else(forged)?;
     let Query(LinkQuery { m, e, s }) = Query::try_from_uri(uri).map_err(|_| forged())?;
-    let link = Link { row: m, expires: e, signature: s };
+    let link = Link { purpose, row: m, expires: e, signature: s };
     match key.check(&link, (site.now_ms)()) {
         Ok(()) => {}
         Err(LinkError::Forged) => return Err(forged()),
@@ -112,10 +125,7 @@ async fn linked(site: &Shared, uri: &Uri) -> Result<(Link, LinkedMessage), Refus
             return Err(Refusal(StatusCode::FORBIDDEN, "This link has expired", text.to_owned()));
         }
     }
-    let message = site.cases.message(&link.row).await?.ok_or_else(|| {
-        let text = "The message that this link belongs to is no longer kept.";
-        Refusal(StatusCode::NOT_FOUND, "Nothing to acknowledge", text.to_owned())
-    })?;
+    let message = site.cases.message(&link.row).await?.ok_or_else(Refusal::gone)?;
     Ok((link, message))
 }
 

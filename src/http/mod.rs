@@ -7,6 +7,7 @@
 mod ack;
 mod api;
 pub mod auth;
+mod csv;
 mod listener;
 pub mod outbox;
 pub mod ports;
@@ -131,6 +132,7 @@ fn router(site: Shared, request_max: Duration) -> Router {
         .merge(silences::routes())
         .merge(outbox::routes())
         .merge(receivers::routes())
+        .merge(csv::routes())
         .route("/-/reload", post(reload))
         .layer(middleware::from_fn_with_state(site.clone(), auth::require));
     Router::new()
@@ -139,6 +141,7 @@ fn router(site: Shared, request_max: Duration) -> Router {
         .route("/-/ready", get(ready))
         .merge(guarded)
         .merge(ack::routes())
+        .merge(csv::link_routes())
         .fallback(async || Problem::not_found("there is nothing here; the API is under /api/v1/"))
         .method_not_allowed_fallback(async || {
             Problem::new(

@@ -31,6 +31,14 @@ pub trait Outbox: Send + Sync {
     /// One message; `None`: there is none of this id.
     fn message<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Value>, ApiError>>;
 
+    /// What a message told of, the oldest first, as it stands now; `None`: there is no message of this id.
+    fn exceptions<'a>(
+        &'a self,
+        id: &'a str,
+        limit: u32,
+        cursor: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Option<Page>, ApiError>>;
+
     /// Has a dead letter tried again.
     fn retry<'a>(&'a self, id: &'a str, who: &'a Operator) -> BoxFuture<'a, Result<Handled, ApiError>>;
 
@@ -77,7 +85,7 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/api/v1/outbox/{id}/drop", post(drop_one))
 }
 
-fn outbox(site: &Shared) -> Result<&dyn Outbox, Problem> {
+pub(super) fn outbox(site: &Shared) -> Result<&dyn Outbox, Problem> {
     site.cases.outbox().ok_or_else(|| Problem::new(StatusCode::NOT_IMPLEMENTED, "this is not offered here"))
 }
 
@@ -196,6 +204,6 @@ async fn retry_all(
     Ok(Json(json!({ "receiver": which.receiver, "retried": retried })).into_response())
 }
 
-fn missing(id: &Id) -> Problem {
+pub(super) fn missing(id: &Id) -> Problem {
     Problem::not_found(format!("there is no message {} in the outbox", api::shown(id.text())))
 }

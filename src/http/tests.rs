@@ -12,8 +12,9 @@ use super::auth::Role;
 use super::ports::{Acted, Action, ApiError, Filter, LinkedMessage, Operator, Page, StateFilter};
 use super::*;
 use crate::model::Time;
+use crate::notify::link::Purpose;
 
-const NOW: i64 = 1_800_000_000_000;
+pub(super) const NOW: i64 = 1_800_000_000_000;
 
 #[derive(Default)]
 pub(super) struct Fake {
@@ -190,7 +191,7 @@ pub(super) struct Running {
     fake: Arc<Fake>,
 }
 
-fn key() -> LinkKey {
+pub(super) fn key() -> LinkKey {
     LinkKey::new([3; 32])
 }
 
@@ -209,15 +210,31 @@ pub(super) async fn start(tokens: Vec<Token>) -> Running {
 }
 
 pub(super) struct Answer {
-    status: u16,
+    pub(super) status: u16,
     head: String,
     body: String,
 }
 
 impl Answer {
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
         let mut lines = self.head.lines().filter_map(|l| l.split_once(": "));
         lines.find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v)
+    }
+
+    /// The body of an answer that came in pieces.
+    #[track_caller]
+    pub(super) fn unchunked(&self) -> String {
+        assert_eq!((self.status, self.header("transfer-encoding")), (200, Some("chunked")), "{}", self.body);
+        let (mut out, mut rest) = (String::new(), self.body.as_str());
+        loop {
+            let (size, more) = rest.split_once("\r\n").expect("a size");
+            let size = usize::from_str_radix(size, 16).expect("a number");
+            if size == 0 {
+                return out;
+            }
+            out.push_str(&more[..size]);
+            rest = &more[size + 2..];
+        }
     }
 
     pub(super) fn json(&self) -> Value {
@@ -236,12 +253,17 @@ impl Answer {
 }
 
 impl Running {
-    async fn send(&self, request: &str) -> Answer {
+    /// All that comes until the connection ends.
+    pub(super) async fn bytes(&self, request: &str) -> String {
         let mut stream = TcpStream::connect(self.server.address()).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).await.unwrap();
-        let text = String::from_utf8(bytes).unwrap();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    async fn send(&self, request: &str) -> Answer {
+        let text = self.bytes(request).await;
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text}"));
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         Answer { status, head: head.to_owned(), body: body.to_owned() }
@@ -440,7 +462,7 @@ async fn a_listener_that_others_reach_needs_a_token() {
 }
 
 fn link(created_ms: i64) -> String {
-    let url = key().sign("row-1", created_ms).url("http://x");
+    let url = key().sign(Purpose::Acknowledge, "row-1", created_ms).url("http://x");
     url.strip_prefix("http://x").unwrap().to_owned()
 }
 
@@ -503,7 +525,7 @@ async fn links_that_are_old_or_not_ours_are_refused_with_a_page() {
         let form = "Content-Type: application/x-www-form-urlencoded\r\n";
         assert_eq!(s.request("POST", path, form, "by=x&action=acknowledge").await.status, 403, "{path}");
     }
-    let unknown = key().sign("row-9", NOW).url("");
+    let unknown = key().sign(Purpose::Acknowledge, "row-9", NOW).url("");
     assert_eq!(s.get(&unknown).await.status, 404);
     assert!(s.fake.acts.lock().unwrap().is_empty());
 }

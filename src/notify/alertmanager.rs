@@ -241,7 +241,7 @@ fn notice(message: &Message, body: &Body, now_ms: i64) -> Value {
         "alive" => "ParcelwatchAlive",
         _ => "ParcelwatchNotice",
     };
-    let mail = Mail { body, receiver: &message.receiver, ack: None };
+    let mail = Mail { body, receiver: &message.receiver, ack: None, list: None };
     let mut said: Vec<String> = body.data.summary.iter().map(|line| one_line(line)).collect();
     if said.is_empty() {
         said.push(mail.headline());

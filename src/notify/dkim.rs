@@ -96,7 +96,7 @@ impl Dkim {
             "DKIM-Signature: v=1; a={algorithm}-sha256; c=relaxed/relaxed; d={};\r\n s={}; t={at_s};\r\n h={};\r\n bh={};\r\n b=",
             self.domain,
             self.selector,
-            covered(&fields).join(":\r\n  "),
+            in_lines(&covered(&fields)),
             STANDARD.encode(Sha256::digest(relaxed_body(body))),
         );
         let mut signed = String::new();
@@ -200,6 +200,23 @@ fn relaxed_body(body: &[u8]) -> Vec<u8> {
             blank = is_blank;
         }
         out.extend(b"\r\n");
+    }
+    out
+}
+
+/// A list with colons, as many names a line as fit.
+fn in_lines(names: &[String]) -> String {
+    let (mut out, mut width) = (String::new(), 3);
+    for (at, name) in names.iter().enumerate() {
+        if at > 0 {
+            out.push(':');
+        }
+        if width + name.len() > 74 {
+            out.push_str("\r\n  ");
+            width = 2;
+        }
+        out.push_str(name);
+        width += name.len() + 1;
     }
     out
 }

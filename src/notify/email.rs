@@ -19,7 +19,7 @@ use url::Url;
 
 use super::body::Body;
 use super::dkim::{Dkim, DkimError, DkimSettings};
-use super::link::{GOOD_FOR, LinkKey};
+use super::link::{GOOD_FOR, LinkKey, Purpose};
 use super::mail::Mail;
 use super::{Delivery, Failure, FailureClass, Message, Notifier, Scope, one_line};
 use crate::model::{MINUTE, SECOND, Time};
@@ -228,7 +228,12 @@ impl Email {
     fn parts(&self, message: &Message) -> (MultiPart, Option<String>) {
         let (text, html, plain) = match Body::read(&message.body) {
             Ok(body) => {
-                let mail = Mail { body: &body, receiver: &message.receiver, ack: self.ack(message) };
+                // What ended is nothing to act on; what is listed in full needs no table.
+                let ack = Some(Purpose::Acknowledge).filter(|_| body.data.group_state != "resolved");
+                let list = Some(Purpose::List).filter(|_| body.data.truncated > 0);
+                let link = |purpose: Option<Purpose>| self.link(purpose?, message);
+                let mail =
+                    Mail { body: &body, receiver: &message.receiver, ack: link(ack), list: link(list) };
                 (mail.text(), Some(mail.html()), None)
             }
             Err(error) => {
@@ -247,13 +252,14 @@ impl Email {
         (parts, plain)
     }
 
-    fn ack(&self, message: &Message) -> Option<(String, Time)> {
+    /// A link to what the message told of, and until when it is good.
+    fn link(&self, purpose: Purpose, message: &Message) -> Option<(String, Time)> {
         let (url, key) = (self.public_url.as_deref()?, self.link_key.as_ref()?);
         let kind = message.kind.as_str();
         if matches!(kind, "resolved" | "exceptions.resolved" | "test") || kind.starts_with("feed.") {
             return None;
         }
-        let link = key.sign(&message.id, message.created_ms);
+        let link = key.sign(purpose, &message.id, message.created_ms);
         Some((link.url(url), Time(message.created_ms.saturating_add(GOOD_FOR))))
     }
 

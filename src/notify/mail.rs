@@ -22,6 +22,8 @@ pub(super) struct Mail<'a> {
     pub receiver: &'a str,
     /// Where its reader can acknowledge, and until when.
     pub ack: Option<(String, Time)>,
+    /// Where everything it tells of is as a table, and until when.
+    pub list: Option<(String, Time)>,
 }
 
 /// The mail of a body, for looking at: its text and its HTML, without a link.
@@ -30,7 +32,7 @@ pub(super) struct Mail<'a> {
 /// Where the body cannot be read.
 pub fn of(body: &str, receiver: &str) -> Result<(String, String), serde_json::Error> {
     let body = Body::read(body)?;
-    let mail = Mail { body: &body, receiver, ack: None };
+    let mail = Mail { body: &body, receiver, ack: None, list: None };
     Ok((mail.text(), mail.html()))
 }
 
@@ -126,6 +128,9 @@ impl Mail<'_> {
         if let Some((url, until)) = &self.ack {
             let _ = write!(out, "\nAcknowledge or resolve (good until {}):\n{url}\n", clock(*until));
         }
+        if let Some((url, until)) = &self.list {
+            let _ = write!(out, "\n{TABLE} (CSV, good until {}):\n{url}\n", clock(*until));
+        }
         for e in &data.exceptions {
             out.push('\n');
             self.text_of(&mut out, e, shared.is_none());
@@ -207,6 +212,12 @@ impl Mail<'_> {
                     span class="pw-soft" style="color:#57606a;font-size:13px" { "  good until " (clock(*until)) }
                 }
             }
+            @if let Some((url, until)) = &self.list {
+                p style="margin:12px 0;font-size:14px" {
+                    a class="pw-link" href=(url) style="color:#0550ae" { (TABLE) " (CSV)" }
+                    span class="pw-soft" style="color:#57606a;font-size:13px" { "  good until " (clock(*until)) }
+                }
+            }
         }
     }
 
@@ -256,6 +267,8 @@ fn html_row(e: &Listed, facts: &str, with_title: bool) -> Markup {
         }
     }
 }
+
+const TABLE: &str = "Everything this message tells of, as a table";
 
 const PAGE: &str = "margin:0;padding:16px;background:#ffffff;color:#1f2328;\
     font:14px/1.45 -apple-system,'Segoe UI',Roboto,Helvetica,Arial,sans-serif";

@@ -12,6 +12,7 @@ fn mail(body: &Body) -> Mail<'_> {
         body,
         receiver: "ops_mail",
         ack: Some(("https://watch.example.org/ack?m=row-1&e=1&s=x".into(), until)),
+        list: Some(("https://watch.example.org/exceptions.csv?m=row-1&e=1&s=y".into(), until)),
     }
 }
 
@@ -26,6 +27,9 @@ As of 2026-10-14 07:10 UTC
 
 Acknowledge or resolve (good until 2026-10-21 07:10 UTC):
 https://watch.example.org/ack?m=row-1&e=1&s=x
+
+Everything this message tells of, as a table (CSV, good until 2026-10-21 07:10 UTC):
+https://watch.example.org/exceptions.csv?m=row-1&e=1&s=y
 
 CRITICAL  P-ES-0001  overdue by 2 h 10 min (due 2026-10-14 05:00 UTC)
           owner: carrier
@@ -68,6 +72,7 @@ fn the_html_says_the_same_and_loads_nothing() {
         "it happened, late",
         "and 9 more",
         "https://watch.example.org/ack?m=row-1&amp;e=1&amp;s=x",
+        "https://watch.example.org/exceptions.csv?m=row-1&amp;e=1&amp;s=y",
         "good until 2026-10-21 07:10 UTC",
         "color-scheme",
     ] {
@@ -129,13 +134,13 @@ fn headlines_name_every_state() {
 #[test]
 fn an_empty_body_still_makes_a_mail() {
     let empty = Body::read("{}").unwrap();
-    let mail = Mail { body: &empty, receiver: "ops", ack: None };
+    let mail = Mail { body: &empty, receiver: "ops", ack: None, list: None };
     assert!(mail.text().starts_with("NOTICE: 0 open"), "{}", mail.text());
     assert!(mail.html().contains("NOTICE"));
     let nulls = Body::read(
         r#"{"type":null,"timestamp":null,"data":{"group":null,"exceptions":[{"parcel_id":null,"last":null}]}}"#,
     );
-    assert!(Mail { body: &nulls.unwrap(), receiver: "ops", ack: None }.text().contains("INFO"));
+    assert!(Mail { body: &nulls.unwrap(), receiver: "ops", ack: None, list: None }.text().contains("INFO"));
 }
 
 #[test]

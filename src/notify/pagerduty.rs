@@ -92,7 +92,7 @@ fn event(routing_key: &str, message: &Message, body: &Body) -> Option<Value> {
         let end = json!({"routing_key": routing_key, "event_action": "resolve", "dedup_key": dedup_key});
         return (message.standing == 0).then_some(end);
     }
-    let mail = Mail { body, receiver: &message.receiver, ack: None };
+    let mail = Mail { body, receiver: &message.receiver, ack: None, list: None };
     let severity = match mail.worst() {
         Some(Severity::Critical) => "critical",
         Some(Severity::High) => "error",

@@ -64,7 +64,7 @@ impl Notifier for Slack {
 
 /// What is posted.
 fn payload(body: &Body, receiver: &str) -> Value {
-    let mail = Mail { body, receiver, ack: None };
+    let mail = Mail { body, receiver, ack: None, list: None };
     let data = &body.data;
     let headline = mail.headline();
     let shared = mail.title();

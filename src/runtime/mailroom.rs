@@ -38,6 +38,20 @@ impl Outbox for Api {
         async move { self.cases.outbox_shown(id).await.map_err(unavailable) }.boxed()
     }
 
+    fn exceptions<'a>(
+        &'a self,
+        id: &'a str,
+        limit: u32,
+        cursor: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Option<Page>, ApiError>> {
+        async move {
+            check_cursor(cursor)?;
+            let listed = self.cases.outbox_exceptions(id, limit, cursor).await;
+            listed.map(|found| found.map(page)).map_err(unavailable)
+        }
+        .boxed()
+    }
+
     fn retry<'a>(&'a self, id: &'a str, by: &'a Operator) -> BoxFuture<'a, Result<Handled, ApiError>> {
         async move {
             let done = self.cases.outbox_retry(id, &who(by), self.clock.now_ms()).await;

@@ -370,11 +370,15 @@ async fn a_link_is_in_mails_that_one_can_act_on() {
     };
     let email = Email::new(settings).unwrap();
     let message = to("ops@example.org");
-    let (url, until) = email.ack(&message).unwrap();
+    let (url, until) = email.link(Purpose::Acknowledge, &message).unwrap();
     assert!(url.starts_with("https://watch.example.org/ack?m=row-1&e="), "{url}");
     assert_eq!(until.to_string(), "2025-10-21T07:10:30Z");
     for kind in ["resolved", "test"] {
-        assert_eq!(email.ack(&Message { kind: kind.into(), ..message.clone() }), None, "{kind}");
+        assert_eq!(
+            email.link(Purpose::Acknowledge, &Message { kind: kind.into(), ..message.clone() }),
+            None,
+            "{kind}"
+        );
     }
 }
 

@@ -42,6 +42,21 @@ fn digest(message: &Message) -> &Value {
     &message.body["data"]["digest"]
 }
 
+/// What a message told of, read in pages.
+async fn everything(world: &World, id: &str) -> Vec<Value> {
+    let (mut all, mut cursor) = (Vec::new(), None::<String>);
+    loop {
+        let page =
+            world.cases.outbox_exceptions(id, 999, cursor.as_deref()).await.expect("read").expect("there");
+        assert!(page.items.len() <= 999);
+        all.extend(page.items);
+        cursor = page.next_cursor;
+        if cursor.is_none() {
+            return all;
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_storm_is_one_digest_a_group_and_so_is_its_end() {
     let mut world = World::new(one_step("ops_mail")).await;
@@ -78,6 +93,23 @@ async fn a_storm_is_one_digest_a_group_and_so_is_its_end() {
     assert!(told.iter().all(|n| n["change"] == "opened" && n["state"] == "delivered"));
     let exception = world.cases.exception(&seen, world.now()).await.expect("read").expect("there");
     assert_eq!(exception["unsent"][0]["reason"], "rate_limited");
+    // All that a digest counts can be read, page by page, where it says.
+    let french = sent.iter().find(|m| m.body["data"]["group"]["lane"] == "CN-FR").expect("one of this lane");
+    let url = format!("https://pw.example/api/v1/outbox/{}/exceptions.csv", french.id);
+    assert_eq!(digest(french)["csv_url"], url);
+    let all = everything(&world, &french.id).await;
+    let parcels: BTreeSet<&str> = all.iter().filter_map(|e| e["parcel_id"].as_str()).collect();
+    assert_eq!((all.len(), parcels.len()), (2_500, 2_500));
+    let expected = json!({
+        "exception_id": many(8, "CN-FR")[7].exception_id(), "rule": "late", "title": "Title of late",
+        "parcel_id": "CN-FR-00007", "severity": "high", "state": "open", "told": "opened", "owner": "carrier",
+        "acknowledged_by": "", "resolution": "", "due": "2026-10-13T07:00:00Z", "opened_at": "2026-10-14T07:00:07Z",
+        "lane": "CN-FR", "origin": null, "destination": "ES", "domestic_carrier": "seur", "carrier_code": null,
+        "tracking_number": "TN1", "order_id": "O-1",
+    });
+    assert_eq!(all[7], expected);
+    assert!(parcels.iter().all(|p| p.starts_with("CN-FR-")));
+    assert_eq!(world.cases.outbox_exceptions("nobody", 10, None).await.expect("read"), None);
     // It ends: whoever was told hears of each end, in one message again.
     world.run_for(HOUR).await;
     for lane in lanes {
@@ -90,6 +122,9 @@ async fn a_storm_is_one_digest_a_group_and_so_is_its_end() {
     let ends: u64 = sent.iter().filter_map(|m| digest(m)["resolved"].as_u64()).sum();
     assert_eq!(ends, 15_000);
     assert!(sent.iter().all(|m| m.body["data"]["group_state"] == "resolved"));
+    // What an earlier message told of is shown as it stands now.
+    let now = everything(&world, &french.id).await;
+    assert_eq!((now.len(), &now[7]["told"], &now[7]["state"]), (2_500, &json!("opened"), &json!("resolved")));
 }
 
 #[tokio::test]
