@@ -9,6 +9,8 @@ mod plan;
 mod reload;
 mod shared;
 mod start;
+mod storm;
+mod view;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
