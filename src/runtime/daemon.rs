@@ -156,6 +156,10 @@ pub struct Daemon {
 /// How long a database that is locked at the start is waited for.
 const OPEN: Duration = Duration::from_secs(60);
 
+/// Who puts rules in force when a process starts.
+const START: &str = "start";
+/// How often it is looked whether the partitions are there.
+const SOON: Duration = Duration::from_millis(100);
 /// How often a reload by a signal is tried while it cannot be, and how long in between.
 const AGAIN_AT_MOST: u32 = 120;
 const AGAIN: Duration = Duration::from_secs(5);
@@ -177,7 +181,6 @@ impl Daemon {
             .with_context(|| format!("state: cannot make the folder {}", state.display()))?;
         let lock = lock_state(state)?;
         let metrics = Arc::new(Metrics::new()?);
-        show_rules(&metrics, &in_force, clock.now_ms());
         let place = match &settings.database {
             Some(server) => cases::Place::Server(server.clone()),
             None => cases::Place::File(state.join("cases.sqlite")),
@@ -187,11 +190,17 @@ impl Daemon {
         if cases.is_shared() {
             warn_of_own_snapshots(&settings);
         }
-        cases.keep_rules(&in_force.rules.hash, &in_force.texts, clock.now_ms()).await?;
+        // Rules that are other ones than before have to pass the brake, as in a reload, once it can be said what they would open.
+        let before = if settings.reload.is_some() { rules_before(&cases, &in_force).await? } else { None };
+        let held = before.is_some();
+        let (rules_first, texts) =
+            before.unwrap_or_else(|| (Arc::clone(&in_force.rules), in_force.texts.clone()));
+        show_rules(&metrics, &rules_first, &in_force.policies, clock.now_ms());
+        cases.keep_rules(&rules_first.hash, &texts, clock.now_ms()).await?;
         let load = cases::RulesLoad {
-            rules_hash: in_force.rules.hash.clone(),
+            rules_hash: rules_first.hash.clone(),
             policies_hash: in_force.policies.hash.clone(),
-            by: "start".to_owned(),
+            by: START.to_owned(),
             at_ms: clock.now_ms(),
         };
         cases.rules_loaded(&load, &in_force.texts).await?;
@@ -208,7 +217,7 @@ impl Daemon {
         let progress = Arc::new(Progress::new(Arc::clone(&metrics)));
         let backlog = Backlog::default();
         let (policies_tx, policies) = watch::channel(Arc::clone(&in_force.policies));
-        let (rules_tx, rules) = watch::channel(Arc::clone(&in_force.rules));
+        let (rules_tx, rules) = watch::channel(rules_first);
         let (give_up, giving_up) = watch::channel(false);
         let (writes, written) = mpsc::channel(writer::QUEUE);
         let writer = Writer {
@@ -350,7 +359,7 @@ impl Daemon {
         };
         let server = Server::start(settings.listen, site).await?;
         tracing::info!(address = %server.address(), "listening on http://{}", server.address());
-        Ok(Daemon {
+        let daemon = Daemon {
             metrics,
             progress,
             cases,
@@ -370,7 +379,12 @@ impl Daemon {
             reloader,
             fatal,
             _lock: lock,
-        })
+        };
+        if held {
+            daemon.metrics.config_last_reload_successful.set(0);
+            daemon.reload(START);
+        }
+        Ok(daemon)
     }
 
     /// Where it listens.
@@ -381,8 +395,12 @@ impl Daemon {
 
     /// Reads rules and policies anew, as `by` asks, in a task of its own. What came of it is in the log and the metric.
     pub fn reload(&self, by: &'static str) {
-        let reloader = Arc::clone(&self.reloader);
+        let (reloader, progress) = (Arc::clone(&self.reloader), Arc::clone(&self.progress));
         tokio::spawn(async move {
+            // Before that nobody can say anything, and at the start it is no news.
+            while by == START && !(progress.is_assigned() && !progress.is_loading()) {
+                tokio::time::sleep(SOON).await;
+            }
             // Nobody waits for an answer to a signal: what only the moment refuses is tried again for a while.
             for _ in 0..AGAIN_AT_MOST {
                 if !matches!(reloader.reload(by, None).await, Err(Refusal::NotNow(_))) {
@@ -484,9 +502,47 @@ fn without_reload() -> Reload {
     }
 }
 
-fn show_rules(metrics: &Metrics, in_force: &InForce, now_ms: i64) {
-    metrics.set_rules(in_force.rules.rules.iter().map(|r| (&*r.id, r.shadow)));
-    metrics.set_receivers(in_force.policies.receivers.iter().map(|r| (r.id.as_str(), r.kind.integration())));
+/// The rules that were in force when the last run ended, and their texts, where today's are others. `None` as well where they cannot be
+/// used any more: then today's are taken as they are.
+async fn rules_before(
+    cases: &Cases,
+    today: &InForce,
+) -> Result<Option<(Arc<RuleSet>, BTreeMap<String, String>)>, CasesError> {
+    let Some(last) = cases.rules_loads(1).await?.into_iter().next() else { return Ok(None) };
+    if last.rules_hash == today.rules.hash {
+        return Ok(None);
+    }
+    let Some(texts) = cases.rules_texts(&last.rules_hash).await? else { return Ok(None) };
+    let hash = &last.rules_hash;
+    match (today.compile)(&texts) {
+        Ok(rules) if rules.hash == *hash => {
+            tracing::info!(
+                before = hash,
+                now = today.rules.hash,
+                "the rules are others than before the restart: those of before stay in force until it is known what the new ones would open"
+            );
+            Ok(Some((Arc::new(rules), texts)))
+        }
+        Ok(_) => {
+            tracing::warn!(
+                hash,
+                "the rules of before the restart mean something else to this version; today's are taken as they are"
+            );
+            Ok(None)
+        }
+        Err(why) => {
+            tracing::warn!(
+                hash,
+                "the rules of before the restart cannot be used: {why}; today's are taken as they are"
+            );
+            Ok(None)
+        }
+    }
+}
+
+fn show_rules(metrics: &Metrics, rules: &RuleSet, policies: &Policies, now_ms: i64) {
+    metrics.set_rules(rules.rules.iter().map(|r| (&*r.id, r.shadow)));
+    metrics.set_receivers(policies.receivers.iter().map(|r| (r.id.as_str(), r.kind.integration())));
     metrics.config_last_reload_successful.set(1);
     set_time(&metrics.config_last_reload_success, now_ms);
 }

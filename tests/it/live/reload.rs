@@ -147,6 +147,51 @@ fn the_brake_holds_rules_that_open_too_much_until_somebody_accepts_them() {
     assert_eq!(hash(&daemon), accepted);
 }
 
+/// The commonest way to new rules is a restart with other files.
+#[test]
+fn a_restart_with_other_rules_is_no_way_around_the_brake() {
+    let (kafka, hooks) = (Kafka::shared(), Webhooks::start());
+    kafka.create_topic("braked-start", 2, true, &[]);
+    let mut setup = setup(kafka, "braked-start", &hooks);
+    setup.set("reload.every", "1h").set("reload.max_openings", 3);
+    let mut daemon = setup.start();
+    daemon.wait_ready();
+    for n in 0..5 {
+        tell(kafka, "braked-start", &format!("P-{n}"), "import_customs_cleared");
+    }
+    wait_exceptions(&daemon, "open", 5);
+    let first = hash(&daemon);
+    assert_eq!(daemon.terminate(), Some(0));
+    setup.rules("rules.yaml", &format!("{RULES}{SECOND}"));
+    let mut daemon = setup.start();
+    daemon.wait_log("they would open more exceptions at once than reload.max_openings");
+    assert_eq!(hash(&daemon), first);
+    assert_eq!(daemon.metrics().sum("config_last_reload_successful", &[]), Some(0.0));
+    wait_exceptions(&daemon, "open", 5);
+    // Nor is another crash; and what came meanwhile is decided by the rules of before.
+    daemon.kill9();
+    tell(kafka, "braked-start", "P-5", "import_customs_cleared");
+    let mut daemon = setup.start();
+    daemon.wait_log("they would open more exceptions at once than reload.max_openings");
+    let open = wait_exceptions(&daemon, "open", 6);
+    assert!(open.iter().all(|e| e["rule"] == "late"), "{open:#?}");
+    let held = daemon.post("/-/reload", &json!(null)).json();
+    let accepted = held["hash"].as_str().unwrap();
+    assert_eq!(daemon.post(&format!("/-/reload?accept={accepted}"), &json!(null)).status, 200);
+    wait_exceptions(&daemon, "open", 12);
+
+    // What opens little takes over by itself.
+    assert_eq!(daemon.terminate(), Some(0));
+    setup.rules("rules.yaml", RULES);
+    let daemon = setup.start();
+    wait_exceptions(&daemon, "resolved", 6);
+    assert_eq!(hash(&daemon), first);
+    assert_eq!(daemon.metrics().sum("config_last_reload_successful", &[]), Some(1.0));
+    let loads = items(&daemon, "/api/v1/rules");
+    let by: Vec<_> = loads.iter().map(|l| l["by"].as_str().unwrap()).collect();
+    assert_eq!(by, ["start", "anybody (no tokens)", "start"], "{loads:#?}");
+}
+
 #[test]
 fn a_rule_in_shadow_decides_and_tells_nobody() {
     let (kafka, hooks) = (Kafka::shared(), Webhooks::start());
