@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-pub use files::{RulesDirError, is_rules_file, read_file, read_rules};
+pub use files::{RulesDirError, is_rules_file, read_file, read_rules, read_templates};
 pub use secret::{Secret, SecretError, read_secret};
 
 use crate::http::auth::Role;

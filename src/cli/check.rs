@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use crate::config::{self, Config};
 use crate::model::Time;
 use crate::rules::problem::{Level, Problem, code};
-use crate::rules::{Loaded, SourceFile, compile, compile_at, is_policies};
+use crate::rules::{Loaded, SourceFile, compile, compile_at, is_policies, template_files};
 use crate::runtime::clock::{SystemClock, WallClock as _};
 use crate::source::kafka::Options;
 use crate::{testing, yaml};
@@ -134,14 +134,19 @@ pub fn judge(paths: &[PathBuf], now: Option<Time>) -> Result<Found, String> {
             }
             continue;
         }
+        // A template is judged with the policies that name it.
+        let path = of_template(path).unwrap_or_else(|| path.clone());
         let file = config::read_file(path.clone(), false);
         if is_configuration(&file) {
-            configurations.push(path.clone());
-        } else if is_test(path) {
+            configurations.push(path);
+        } else if is_test(&path) {
             found.problems.extend(of_test(file));
         } else {
             let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-            files.entry(folder).or_default().push(file);
+            let files = files.entry(folder).or_default();
+            if !files.iter().any(|f| f.path == file.path) {
+                files.push(file);
+            }
         }
     }
     for path in configurations {
@@ -204,6 +209,20 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// The policies that name this file as a template.
+fn of_template(path: &Path) -> Option<PathBuf> {
+    if config::is_rules_file(path) {
+        return None;
+    }
+    let beside = path.parent()?;
+    let all = [Some(beside), beside.parent()].into_iter().flatten();
+    all.flat_map(|folder| ["policies.yaml", "policies.yml"].map(|name| folder.join(name)))
+        .filter(|policies| policies.is_file())
+        .find(|policies| {
+            template_files(&config::read_file(policies.clone(), false)).iter().any(|t| t == path)
+        })
+}
+
 /// A file of tests, judged by the rules beside it.
 fn of_test(file: SourceFile) -> Vec<Problem> {
     let folder = file.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -233,11 +252,16 @@ fn with_neighbours(folder: &Path, mut files: Vec<SourceFile>) -> Vec<SourceFile>
     let policies_given = files.iter().any(|f| is_policies(&f.path));
     for neighbour in config::read_rules(here).unwrap_or_default() {
         let named = files.iter().any(|f| f.path.file_name() == neighbour.path.file_name());
-        let replaced = policies_given && is_policies(&neighbour.path);
+        // Those of the policies that were given come with them.
+        let replaced =
+            policies_given && (is_policies(&neighbour.path) || !config::is_rules_file(&neighbour.path));
         if !named && !replaced && !is_configuration(&neighbour) {
             files.push(SourceFile { context: true, ..neighbour });
         }
     }
+    let templates: Vec<SourceFile> =
+        files.iter().filter(|f| !f.context).flat_map(config::read_templates).collect();
+    files.extend(templates);
     files
 }
 

@@ -258,11 +258,16 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Another text whenever a file of the directory is another one, wherever a symbolic link leads.
+/// Another text whenever a file of the directory is another one, wherever a symbolic link leads. A template that is not there is a
+/// state of its own, not one that passes: its name may be wrong.
 fn fingerprint(rules: &Path) -> Option<String> {
     let mut all = String::new();
     for file in config::read_rules(rules).ok()? {
-        let bytes = file.content.ok()?;
+        let is_template = !config::is_rules_file(&file.path);
+        let bytes = match file.content {
+            Err(why) if is_template => why.message.into_bytes(),
+            content => content.ok()?,
+        };
         all += &format!("{}\0{}\0{}\n", file.path.display(), bytes.len(), hex(&Sha256::digest(&bytes)));
     }
     Some(all)

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use crate::rules::{SourceFile, Unreadable};
+use crate::rules::{SourceFile, Unreadable, is_policies, template_files};
 use crate::yaml::MAX_BYTES;
 
 /// A directory of rules that cannot be listed.
@@ -19,7 +19,7 @@ pub struct RulesDirError {
 }
 
 /// Reads the files of a rules directory, by name: `*.yaml` and `*.yml`, without rule tests (`*_test.yaml`) and hidden
-/// files. A file that cannot be read is among them, with the reason.
+/// files; and the templates that policies.yaml names. A file that cannot be read is among them, with the reason.
 ///
 /// # Errors
 /// The directory cannot be listed.
@@ -33,7 +33,17 @@ pub fn read_rules(dir: &Path) -> Result<Vec<SourceFile>, RulesDirError> {
         }
     }
     paths.sort();
-    Ok(paths.into_iter().map(|path| read_file(path, false)).collect())
+    let mut files: Vec<SourceFile> = paths.into_iter().map(|path| read_file(path, false)).collect();
+    let templates: Vec<SourceFile> = files.iter().flat_map(read_templates).collect();
+    files.extend(templates);
+    Ok(files)
+}
+
+/// Reads the templates that a file names; only policies.yaml names any.
+#[must_use]
+pub fn read_templates(file: &SourceFile) -> Vec<SourceFile> {
+    let named = if is_policies(&file.path) { template_files(file) } else { Vec::new() };
+    named.into_iter().map(|path| read_file(path, file.context)).collect()
 }
 
 /// Whether a file of this name belongs to a rules directory.

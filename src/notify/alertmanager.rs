@@ -16,7 +16,7 @@ use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
 use super::body::{Body, Listed};
-use super::mail::{self, Mail};
+use super::mail::{self, Links, Mail};
 use super::webhook::{Target, WebhookClient, WebhookError};
 use super::{Delivery, Failure, FailureClass, Message, Notifier, Scope, Stated, one_line};
 use crate::model::{MINUTE, Severity, Time};
@@ -241,7 +241,7 @@ fn notice(message: &Message, body: &Body, now_ms: i64) -> Value {
         "alive" => "ParcelwatchAlive",
         _ => "ParcelwatchNotice",
     };
-    let mail = Mail { body, receiver: &message.receiver, ack: None, list: None };
+    let mail = Mail { body, receiver: &message.receiver, links: Links::default() };
     let mut said: Vec<String> = body.data.summary.iter().map(|line| one_line(line)).collect();
     if said.is_empty() {
         said.push(mail.headline());

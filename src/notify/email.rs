@@ -3,6 +3,7 @@
 //! The only module that names lettre. Every try of a row sends the same bytes: `Message-ID` from the row, `Date` from when it
 //! was written. All messages of a group refer to one root that is never sent, so that clients thread them.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
@@ -20,9 +21,11 @@ use url::Url;
 use super::body::Body;
 use super::dkim::{Dkim, DkimError, DkimSettings};
 use super::link::{GOOD_FOR, LinkKey, Purpose};
-use super::mail::Mail;
+use super::mail::Links;
+use super::templated::{self, Written};
 use super::{Delivery, Failure, FailureClass, Message, Notifier, Scope, one_line};
 use crate::model::{MINUTE, SECOND, Time};
+use crate::rules::template::Templates;
 
 const CONNECT: Duration = Duration::from_secs(10);
 const TOTAL: Duration = Duration::from_secs(60);
@@ -46,6 +49,8 @@ pub struct EmailSettings {
     pub root_pem: Option<Vec<u8>>,
     /// The limit of a whole try, in real time.
     pub total: Duration,
+    /// Texts of their own, by receiver.
+    pub templates: BTreeMap<String, Templates>,
 }
 
 impl EmailSettings {
@@ -61,6 +66,7 @@ impl EmailSettings {
             dkim: None,
             root_pem: None,
             total: TOTAL,
+            templates: BTreeMap::new(),
         }
     }
 }
@@ -96,6 +102,7 @@ pub struct Email {
     link_key: Option<LinkKey>,
     dkim: Option<Dkim>,
     total: Duration,
+    templates: BTreeMap<String, Templates>,
 }
 
 /// How the connection is protected.
@@ -178,6 +185,7 @@ impl Email {
             link_key: settings.link_key,
             dkim: settings.dkim.as_ref().map(Dkim::new).transpose()?,
             total: settings.total,
+            templates: settings.templates,
         })
     }
 
@@ -206,13 +214,13 @@ impl Email {
             .map(|a| Mailbox::new(None, a))
             .or_else(|_| message.recipient.parse())
             .map_err(|e: lettre::address::AddressError| unfit("the recipient is no address", &e))?;
-        let (parts, plain) = self.parts(message);
+        let (subject, parts, plain) = self.parts(message);
         let (domain, thread) = (self.from.email.domain(), format!("group-{}", atom(&message.thread)));
         let root = format!("<{thread}@{domain}>");
         let mail = lettre::Message::builder()
             .from(self.from.clone())
             .to(to)
-            .subject(one_line(if message.subject.is_empty() { "parcelwatch" } else { &message.subject }))
+            .subject(one_line(if subject.is_empty() { "parcelwatch" } else { &subject }))
             .date(date(message.created_ms))
             .message_id(Some(format!("<{}@{domain}>", atom(&message.id))))
             .in_reply_to(root.clone())
@@ -225,22 +233,16 @@ impl Email {
         Ok((mail, plain))
     }
 
-    fn parts(&self, message: &Message) -> (MultiPart, Option<String>) {
-        let (text, html, plain) = match Body::read(&message.body) {
-            Ok(body) => {
-                // What ended is nothing to act on; what is listed in full needs no table.
-                let ack = Some(Purpose::Acknowledge).filter(|_| body.data.group_state != "resolved");
-                let list = Some(Purpose::List).filter(|_| body.data.truncated > 0);
-                let link = |purpose: Option<Purpose>| self.link(purpose?, message);
-                let mail =
-                    Mail { body: &body, receiver: &message.receiver, ack: link(ack), list: link(list) };
-                (mail.text(), Some(mail.html()), None)
-            }
-            Err(error) => {
-                let text = format!("{}\n\n{}\n", one_line(&message.subject), message.body);
-                (text, None, Some(format!("the body cannot be read: {error}")))
-            }
-        };
+    fn parts(&self, message: &Message) -> (String, MultiPart, Option<String>) {
+        let built_in = Templates::default();
+        let templates = self.templates.get(&message.receiver).unwrap_or(&built_in);
+        let written = templated::mail(templates, message.into(), self.links(message));
+        let Written { subject, text, html, failed: plain } = written.unwrap_or_else(|error| Written {
+            subject: message.subject.clone(),
+            text: format!("{}\n\n{}\n", one_line(&message.subject), message.body),
+            html: None,
+            failed: Some(format!("the body cannot be read: {error}")),
+        });
         // A boundary of the row's own keeps the bytes the same on every try.
         let parts = MultiPart::alternative()
             .boundary(format!("pw-{}", hex(&message.id)))
@@ -249,7 +251,15 @@ impl Email {
             Some(html) => parts.singlepart(SinglePart::builder().header(ContentType::TEXT_HTML).body(html)),
             None => parts,
         };
-        (parts, plain)
+        (subject, parts, plain)
+    }
+
+    fn links(&self, message: &Message) -> Links {
+        let Ok(body) = Body::read(&message.body) else { return Links::default() };
+        // What ended is nothing to act on; what is listed in full needs no table.
+        let ack = (body.data.group_state != "resolved").then(|| self.link(Purpose::Acknowledge, message));
+        let list = (body.data.truncated > 0).then(|| self.link(Purpose::List, message));
+        Links { ack: ack.flatten(), list: list.flatten() }
     }
 
     /// A link to what the message told of, and until when it is good.

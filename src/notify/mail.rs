@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::body::{Body, Listed};
 use super::one_line;
 use crate::model::{SECOND, Severity, Time};
+use crate::rules::template::span;
 
 /// What a mail is made from.
 pub(super) struct Mail<'a> {
@@ -20,20 +21,17 @@ pub(super) struct Mail<'a> {
     pub body: &'a Body,
     /// The receiver's id.
     pub receiver: &'a str,
-    /// Where its reader can acknowledge, and until when.
-    pub ack: Option<(String, Time)>,
-    /// Where everything it tells of is as a table, and until when.
-    pub list: Option<(String, Time)>,
+    /// Where its reader can go.
+    pub links: Links,
 }
 
-/// The mail of a body, for looking at: its text and its HTML, without a link.
-///
-/// # Errors
-/// Where the body cannot be read.
-pub fn of(body: &str, receiver: &str) -> Result<(String, String), serde_json::Error> {
-    let body = Body::read(body)?;
-    let mail = Mail { body: &body, receiver, ack: None, list: None };
-    Ok((mail.text(), mail.html()))
+/// Addresses that open without a token, each with until when it is good.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Links {
+    /// Where its reader can acknowledge.
+    pub ack: Option<(String, Time)>,
+    /// Where everything it tells of is as a table.
+    pub list: Option<(String, Time)>,
 }
 
 impl Mail<'_> {
@@ -125,10 +123,10 @@ impl Mail<'_> {
         for line in &data.summary {
             let _ = writeln!(out, "{}", one_line(line));
         }
-        if let Some((url, until)) = &self.ack {
+        if let Some((url, until)) = &self.links.ack {
             let _ = write!(out, "\nAcknowledge or resolve (good until {}):\n{url}\n", clock(*until));
         }
-        if let Some((url, until)) = &self.list {
+        if let Some((url, until)) = &self.links.list {
             let _ = write!(out, "\n{TABLE} (CSV, good until {}):\n{url}\n", clock(*until));
         }
         for e in &data.exceptions {
@@ -206,13 +204,13 @@ impl Mail<'_> {
             @for line in &self.body.data.summary {
                 p style="margin:4px 0;font-size:14px" { (one_line(line)) }
             }
-            @if let Some((url, until)) = &self.ack {
+            @if let Some((url, until)) = &self.links.ack {
                 p style="margin:12px 0" {
                     a href=(url) style=(BUTTON) { "Acknowledge or resolve" }
                     span class="pw-soft" style="color:#57606a;font-size:13px" { "  good until " (clock(*until)) }
                 }
             }
-            @if let Some((url, until)) = &self.list {
+            @if let Some((url, until)) = &self.links.list {
                 p style="margin:12px 0;font-size:14px" {
                     a class="pw-link" href=(url) style="color:#0550ae" { (TABLE) " (CSV)" }
                     span class="pw-soft" style="color:#57606a;font-size:13px" { "  good until " (clock(*until)) }
@@ -411,16 +409,6 @@ fn clock(time: Time) -> String {
     let text = time.to_string().replace('T', " ");
     let end = text.len().min(16);
     format!("{} UTC", text.get(..end).unwrap_or(&text))
-}
-
-/// The two largest units of a span: "2 d 3 h", "45 min".
-pub(super) fn span(ms: i64) -> String {
-    let s = ms / SECOND;
-    let parts = [(s / 86_400, "d"), (s / 3600 % 24, "h"), (s / 60 % 60, "min"), (s % 60, "s")];
-    let first = parts.iter().position(|(n, _)| *n > 0).unwrap_or(3);
-    let shown = parts[first..].iter().take(2).filter(|(n, _)| *n > 0).map(|(n, u)| format!("{n} {u}"));
-    let text = shown.collect::<Vec<_>>().join(" ");
-    if text.is_empty() { "0 s".to_owned() } else { text }
 }
 
 #[cfg(test)]

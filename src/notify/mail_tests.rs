@@ -11,8 +11,10 @@ fn mail(body: &Body) -> Mail<'_> {
     Mail {
         body,
         receiver: "ops_mail",
-        ack: Some(("https://watch.example.org/ack?m=row-1&e=1&s=x".into(), until)),
-        list: Some(("https://watch.example.org/exceptions.csv?m=row-1&e=1&s=y".into(), until)),
+        links: Links {
+            ack: Some(("https://watch.example.org/ack?m=row-1&e=1&s=x".into(), until)),
+            list: Some(("https://watch.example.org/exceptions.csv?m=row-1&e=1&s=y".into(), until)),
+        },
     }
 }
 
@@ -134,13 +136,13 @@ fn headlines_name_every_state() {
 #[test]
 fn an_empty_body_still_makes_a_mail() {
     let empty = Body::read("{}").unwrap();
-    let mail = Mail { body: &empty, receiver: "ops", ack: None, list: None };
+    let mail = Mail { body: &empty, receiver: "ops", links: Links::default() };
     assert!(mail.text().starts_with("NOTICE: 0 open"), "{}", mail.text());
     assert!(mail.html().contains("NOTICE"));
     let nulls = Body::read(
         r#"{"type":null,"timestamp":null,"data":{"group":null,"exceptions":[{"parcel_id":null,"last":null}]}}"#,
     );
-    assert!(Mail { body: &nulls.unwrap(), receiver: "ops", ack: None, list: None }.text().contains("INFO"));
+    assert!(Mail { body: &nulls.unwrap(), receiver: "ops", links: Links::default() }.text().contains("INFO"));
 }
 
 #[test]

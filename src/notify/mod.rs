@@ -16,9 +16,8 @@ pub mod link;
 mod mail;
 pub mod pagerduty;
 pub mod slack;
+pub mod templated;
 pub mod webhook;
-
-pub use mail::of as mail_of;
 
 use futures_util::future::BoxFuture;
 

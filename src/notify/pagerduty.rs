@@ -13,10 +13,12 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::body::{Body, Listed};
-use super::mail::{self, Mail};
+use super::mail::{self, Links, Mail};
+use super::templated;
 use super::webhook::{Target, WebhookClient, WebhookError};
 use super::{Delivery, Failure, FailureClass, Message, Notifier, Scope, one_line};
 use crate::model::Severity;
+use crate::rules::template::Templates;
 
 /// Where events go unless the receiver names another place.
 pub const ENQUEUE: &str = "https://events.pagerduty.com/v2/enqueue";
@@ -29,6 +31,7 @@ const MAX_DETAILS: usize = 20;
 pub struct PagerDuty {
     target: Target,
     routing_key: String,
+    templates: Templates,
 }
 
 impl PagerDuty {
@@ -42,7 +45,13 @@ impl PagerDuty {
         routing_key: &str,
     ) -> Result<PagerDuty, WebhookError> {
         let target = Target::new(client, url.unwrap_or(ENQUEUE))?;
-        Ok(PagerDuty { target, routing_key: routing_key.trim().to_owned() })
+        Ok(PagerDuty { target, routing_key: routing_key.trim().to_owned(), templates: Templates::default() })
+    }
+
+    /// The same with titles of its own.
+    #[must_use]
+    pub fn with_templates(self, templates: Templates) -> PagerDuty {
+        PagerDuty { templates, ..self }
     }
 
     async fn send(&self, message: &Message, now_ms: i64) -> Delivery {
@@ -53,12 +62,29 @@ impl PagerDuty {
                 return Delivery::Failed(Failure::new(FailureClass::Permanent, Scope::Message, text));
             }
         };
-        match event(&self.routing_key, message, &body) {
-            None => Delivery::Delivered,
-            Some(event) => match self.target.post(&[], event.to_string(), now_ms).await {
-                Ok(()) => Delivery::Delivered,
-                Err(failure) => Delivery::Failed(failure),
-            },
+        let Some(mut event) = event(&self.routing_key, message, &body) else { return Delivery::Delivered };
+        let failed = self.title(&mut event, message);
+        match self.target.post(&[], event.to_string(), now_ms).await {
+            Err(failure) => Delivery::Failed(failure),
+            Ok(()) => failed.map_or(Delivery::Delivered, Delivery::DeliveredPlain),
+        }
+    }
+}
+
+impl PagerDuty {
+    /// Puts in the title of one's own; the reason where there should be one and is not.
+    fn title(&self, event: &mut Value, message: &Message) -> Option<String> {
+        // A resolve has no title.
+        let payload = event.get_mut("payload")?;
+        match templated::own(self.templates.summary.as_ref(), message.into())? {
+            Ok(summary) => {
+                payload["summary"] = summary.into();
+                None
+            }
+            Err(why) => {
+                payload["custom_details"]["template_failed"] = templated::note(&why).into();
+                Some(why)
+            }
         }
     }
 }
@@ -92,7 +118,7 @@ fn event(routing_key: &str, message: &Message, body: &Body) -> Option<Value> {
         let end = json!({"routing_key": routing_key, "event_action": "resolve", "dedup_key": dedup_key});
         return (message.standing == 0).then_some(end);
     }
-    let mail = Mail { body, receiver: &message.receiver, ack: None, list: None };
+    let mail = Mail { body, receiver: &message.receiver, links: Links::default() };
     let severity = match mail.worst() {
         Some(Severity::Critical) => "critical",
         Some(Severity::High) => "error",

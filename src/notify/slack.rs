@@ -11,9 +11,11 @@ use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
 use super::body::{Body, Listed};
-use super::mail::{self, Mail};
+use super::mail::{self, Links, Mail};
+use super::templated;
 use super::webhook::{Target, WebhookClient, WebhookError};
 use super::{Delivery, Message, Notifier, one_line};
+use crate::rules::template::Templates;
 
 /// Blocks for exceptions: with heading, introduction and end under Slack's 50.
 const MAX_BLOCKS: usize = 40;
@@ -25,7 +27,10 @@ const MAX_ALL: usize = 9_000;
 const MAX_HEAD: usize = 150;
 
 /// A channel.
-pub struct Slack(Target);
+pub struct Slack {
+    target: Target,
+    templates: Templates,
+}
 
 impl Slack {
     /// A channel behind this incoming webhook.
@@ -33,18 +38,34 @@ impl Slack {
     /// # Errors
     /// Where the URL is not one to call; the text does not hold it.
     pub fn new(client: &WebhookClient, url: &str) -> Result<Slack, WebhookError> {
-        Target::new(client, url).map(Slack)
+        Ok(Slack { target: Target::new(client, url)?, templates: Templates::default() })
+    }
+
+    /// The same with texts of its own.
+    #[must_use]
+    pub fn with_templates(self, templates: Templates) -> Slack {
+        Slack { templates, ..self }
     }
 
     async fn send(&self, message: &Message, now_ms: i64) -> Delivery {
         let (payload, plain) = match Body::read(&message.body) {
-            Ok(body) => (payload(&body, &message.receiver), None),
+            Ok(body) => match templated::own(self.templates.text.as_ref(), message.into()) {
+                None => (payload(&body, &message.receiver), None),
+                Some(Ok(text)) => (own(&text), None),
+                Some(Err(why)) => {
+                    let mut payload = payload(&body, &message.receiver);
+                    if let Some(blocks) = payload["blocks"].as_array_mut() {
+                        blocks.push(context(&escape(&templated::note(&why))));
+                    }
+                    (payload, Some(why))
+                }
+            },
             Err(error) => (
                 json!({"text": escape(&format!("{}: see the API for this message", one_line(&message.subject)))}),
                 Some(format!("the body cannot be read: {error}")),
             ),
         };
-        match (self.0.post(&[], payload.to_string(), now_ms).await, plain) {
+        match (self.target.post(&[], payload.to_string(), now_ms).await, plain) {
             (Err(failure), _) => Delivery::Failed(failure),
             (Ok(()), None) => Delivery::Delivered,
             (Ok(()), Some(why)) => Delivery::DeliveredPlain(why),
@@ -58,13 +79,13 @@ impl Notifier for Slack {
     }
 
     fn limit(&self) -> Duration {
-        self.0.limit()
+        self.target.limit()
     }
 }
 
 /// What is posted.
 fn payload(body: &Body, receiver: &str) -> Value {
-    let mail = Mail { body, receiver, ack: None, list: None };
+    let mail = Mail { body, receiver, links: Links::default() };
     let data = &body.data;
     let headline = mail.headline();
     let shared = mail.title();
@@ -90,9 +111,38 @@ fn payload(body: &Body, receiver: &str) -> Value {
     if left > 0 {
         end = format!("and {left} more that this message does not list · {end}");
     }
-    blocks.push(json!({"type": "context", "elements": [{"type": "mrkdwn", "text": end}]}));
+    blocks.push(context(&end));
     // `text` is what a notification of the phone shows.
     json!({"text": escape(&headline), "blocks": blocks, "unfurl_links": false, "unfurl_media": false})
+}
+
+/// A text of one's own in as many blocks as it takes: no line is cut in two unless it is longer than a block.
+fn own(text: &str) -> Value {
+    let mut blocks: Vec<String> = Vec::new();
+    let mut left = MAX_ALL;
+    for line in text.trim_end().lines() {
+        let line = cut(line, left.min(3 * MAX_BLOCK - 1));
+        let length = line.chars().count() + 1;
+        match blocks.last_mut() {
+            Some(block) if block.chars().count() + length < 3 * MAX_BLOCK => {
+                block.push('\n');
+                block.push_str(&line);
+            }
+            _ => blocks.push(line),
+        }
+        left = left.saturating_sub(length);
+        if left == 0 {
+            break;
+        }
+    }
+    let head = text.lines().find(|l| !l.trim().is_empty()).unwrap_or_default();
+    let blocks: Vec<Value> =
+        blocks.iter().map(|b| section(if b.trim().is_empty() { " " } else { b })).collect();
+    json!({"text": cut(head, MAX_HEAD), "blocks": blocks, "unfurl_links": false, "unfurl_media": false})
+}
+
+fn context(text: &str) -> Value {
+    json!({"type": "context", "elements": [{"type": "mrkdwn", "text": text}]})
 }
 
 fn section(text: &str) -> Value {

@@ -314,6 +314,20 @@ pub fn by_destination(calendars: &[Calendar], destination: Option<&str>) -> Opti
         .or_else(|| calendars.iter().position(|c| c.any))
 }
 
+/// A time as a zone's clock shows it, by a pattern of `strftime`: `%d.%m.%Y %H:%M`.
+///
+/// # Errors
+/// What is wrong with the zone or the pattern, for people.
+pub fn in_zone(time: Time, zone: &str, pattern: &str) -> Result<String, String> {
+    use std::fmt::Write as _;
+    let tz: Tz = zone.parse().map_err(|_| format!("`{zone}` is no time zone, as Europe/Madrid is"))?;
+    let local = tz.timestamp_millis_opt(time.0).single().ok_or("the time lies too far away")?;
+    let mut text = String::new();
+    let written = write!(text, "{}", local.format(pattern));
+    written.map_err(|_| format!("`{pattern}` is no pattern of a time, as `%d.%m.%Y %H:%M` is"))?;
+    Ok(text)
+}
+
 /// The names of all zones.
 pub fn zone_names() -> impl Iterator<Item = &'static str> + Clone {
     chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name())

@@ -243,6 +243,9 @@ pub fn policies(p: &Policies) -> String {
             ReceiverKind::Command { argv, timeout } => format!("command {} {timeout}", texts(argv)),
         };
         let _ = writeln!(out, "receiver {} {how}", r.id);
+        for t in r.templates.iter() {
+            let _ = writeln!(out, "template {} {}", t.form.key(), quote(&t.source.text));
+        }
     }
     for p in &p.policies {
         let _ = write!(out, "policy {} {} {} {}", p.id, texts(&p.group_by), p.group_wait, p.group_interval);

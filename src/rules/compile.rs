@@ -1,6 +1,6 @@
 //! All files of a directory → [`RuleSet`] and [`Policies`], or every problem.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use super::problem::{Level, Place, Problem, Source, code};
 use super::reader::Reader;
 use super::rule::{RULE_KEYS, rule};
 use super::ruleset::{DeclaredFact, Rule, RuleSet};
+use super::template::{self, template_files};
 use super::whole::{self, File};
 use crate::model::{DerivedFact, Time, known_fact};
 use crate::yaml::{self, Node, cut};
@@ -87,6 +88,11 @@ pub fn compile_at(files: &[SourceFile], now: Option<Time>) -> Loaded {
     let mut problems = Vec::new();
     let mut names = Names { now, ..Names::default() };
     let mut parsed = Vec::new();
+    let of_policies = files.iter().filter(|f| is_policies(&f.path));
+    let templates: BTreeSet<PathBuf> = of_policies.flat_map(template_files).collect();
+    let (templates, files): (Vec<&SourceFile>, Vec<&SourceFile>) =
+        files.iter().partition(|f| templates.contains(&f.path));
+    names.templates = templates.into_iter().map(|f| (f.path.clone(), template::source(f))).collect();
     for file in files {
         names.has_policies |= is_policies(&file.path);
         match read(file) {
@@ -106,8 +112,14 @@ pub fn compile_at(files: &[SourceFile], now: Option<Time>) -> Loaded {
     let policies = read_policies(&mut parsed, &mut names, &mut seen);
     let rules = read_rules(&mut parsed, &names);
     together(&mut parsed, &names, !problems.is_empty());
+    if let Some(policies) = &policies
+        && !parsed.iter().any(|p| p.context && is_policies(&p.path))
+    {
+        problems.extend(template::check::problems(policies, &rules, &names));
+    }
 
-    let mut sources = Vec::new();
+    let mut sources: Vec<Arc<Source>> =
+        names.templates.values().filter_map(|s| s.as_ref().ok().map(Arc::clone)).collect();
     for p in parsed {
         sources.push(Arc::clone(&p.source));
         problems.extend(p.faults);

@@ -71,6 +71,7 @@ pub enum Def {
     Address,
     Url,
     HttpUrl,
+    TemplateFile,
     Secret,
     Number,
     Rule,

@@ -25,6 +25,7 @@ pub mod receiver;
 mod rule;
 pub mod ruleset;
 pub mod schema;
+pub mod template;
 mod whole;
 
 pub use compile::{Loaded, SourceFile, Unreadable, compile, compile_at, is_policies};
@@ -32,3 +33,4 @@ pub use policies::Policies;
 pub use problem::{Level, Problem};
 pub use problems_page::{PROBLEMS_PAGE, problems_page};
 pub use ruleset::{Rule, RuleSet};
+pub use template::template_files;

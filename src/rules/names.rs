@@ -1,8 +1,12 @@
 //! What the files of a directory define, for whoever refers to it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::calendar::Calendar;
+use super::compile::Unreadable;
+use super::problem::Source;
 use super::ruleset::{DeclaredFact, Scalar};
 use crate::model::{DerivedFact, DerivedTime, FactRef, KNOWN_FACTS, Milestone, Severity, Time, known_fact};
 
@@ -33,6 +37,8 @@ pub struct Names {
     pub rules_broken: bool,
     /// policies.yaml could not be read.
     pub policies_broken: bool,
+    /// Files that policies.yaml names as templates.
+    pub templates: BTreeMap<PathBuf, Result<Arc<Source>, Unreadable>>,
 }
 
 impl Names {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::calendar::Calendar;
 use super::condition::Condition;
 use super::ruleset::Span;
+use super::template::Templates;
 use crate::model::{DAY, MINUTE, Severity, Time};
 
 /// `policies.yaml`, checked.
@@ -95,6 +96,16 @@ pub struct Receiver {
     pub id: String,
     /// How it is reached.
     pub kind: ReceiverKind,
+    /// Texts of its own.
+    pub templates: Templates,
+}
+
+impl Receiver {
+    /// One with the built-in texts.
+    #[must_use]
+    pub fn new(id: impl Into<String>, kind: ReceiverKind) -> Receiver {
+        Receiver { id: id.into(), kind, templates: Templates::default() }
+    }
 }
 
 /// How a receiver is reached.

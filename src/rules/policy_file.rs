@@ -40,7 +40,7 @@ pub fn policy_file(
     let mut receivers = BTreeMap::new();
     for node in list(r, &fields, "receivers") {
         let Some(id) = identified(r, node, "a receiver", &mut receivers) else { continue };
-        file.receivers.extend(receiver(r, node, id));
+        file.receivers.extend(receiver(r, names, node, id));
     }
     let mut ids = BTreeMap::new();
     for node in list(r, &fields, "policies") {

@@ -38,7 +38,7 @@ pub const FILE: [Key; 10] = [
 ];
 
 /// A receiver.
-pub const RECEIVER: [Key; 7] = [
+pub const RECEIVER: [Key; 8] = [
     key("id", Is(Def::Name), "Its name", r#""ops_mail""#),
     key("email", Form::Object(&EMAIL), "By mail: one message a recipient", r#"{"to": ["ops@example.org"]}"#),
     key(
@@ -71,7 +71,36 @@ pub const RECEIVER: [Key; 7] = [
         "By a program, which reads the message on its standard input",
         r#"{"argv": ["/usr/local/bin/page", "--team", "ops"], "timeout": "30s"}"#,
     ),
+    key(
+        "templates",
+        Form::Object(&TEMPLATES),
+        "Texts of its own, by their files: of `email` subject, text and html, of `slack` text, of `pagerduty` summary",
+        r#"{"subject": "ops.subject.txt", "text": "templates/ops.txt", "html": "templates/ops.html"}"#,
+    ),
 ];
+
+const TEMPLATE_KEYS: [Key; 4] = [
+    key(
+        "subject",
+        Is(Def::TemplateFile),
+        "A mail's subject, the same for all messages of a thread",
+        r#""ops.subject.txt""#,
+    ),
+    key("text", Is(Def::TemplateFile), "A mail's text, a message to Slack", r#""templates/ops.txt""#),
+    key(
+        "html",
+        Is(Def::TemplateFile),
+        "A mail's HTML; absent beside a text: a mail without",
+        r#""templates/ops.html""#,
+    ),
+    key("summary", Is(Def::TemplateFile), "An incident's title", r#""templates/pager.txt""#),
+];
+/// `templates`.
+pub const TEMPLATES: Object = Object {
+    keys: &TEMPLATE_KEYS,
+    required: &[],
+    about: "Texts of one's own, each in a file beside policies.yaml or in its folder templates/",
+};
 
 const EMAIL_KEYS: [Key; 1] = [key("to", OneOrMany(Def::Address), "Addresses", r#"["ops@example.org"]"#)];
 const EMAIL: Object = Object { keys: &EMAIL_KEYS, required: &["to"], about: "A mail" };

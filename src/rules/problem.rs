@@ -78,6 +78,10 @@ pub mod code {
         BAD_ADDRESS "PW219"
         /// More than the program handles.
         TOO_LARGE "PW220"
+        /// A template that cannot be read as one, or that fails for a message that may come.
+        BAD_TEMPLATE "PW221"
+        /// A template names what no message has.
+        UNKNOWN_NAME "PW222"
         /// Stages in an odd order.
         STAGES_ORDER "PW301"
         /// A text that looks like a pattern.
@@ -114,6 +118,10 @@ pub mod code {
         NEAR_MISS "PW318"
         /// A rule that no test names, where there are tests.
         UNTESTED "PW319"
+        /// A mail that would load something from outside.
+        LOADS_FROM_OUTSIDE "PW320"
+        /// A template shows a fact that no message carries.
+        NEVER_SHOWN "PW321"
     }
 }
 

@@ -2,21 +2,25 @@
 
 use std::path::PathBuf;
 
+use super::names::Names;
 use super::policies::{Receiver, ReceiverKind, SecretText};
 use super::policy_keys;
 use super::problem::code;
 use super::reader::Reader;
+use super::template::templates;
 use crate::model::{MINUTE, SECOND};
 use crate::yaml::{Kind, Node, cut};
 
 const KEYS: [&str; policy_keys::RECEIVER.len()] = super::keys::names(&policy_keys::RECEIVER);
+/// Keys that say nothing of how it is reached.
+pub const BESIDE: [&str; 2] = ["id", "templates"];
 /// Kinds, as messages name them.
 const KINDS: &str = "`email`, `webhook`, `slack`, `pagerduty`, `alertmanager` or `command`";
 
 /// Reads a receiver.
-pub fn receiver(r: &mut Reader, node: &Node, id: &str) -> Option<Receiver> {
+pub fn receiver(r: &mut Reader, names: &Names, node: &Node, id: &str) -> Option<Receiver> {
     let fields = r.fields(node, "a receiver", &KEYS)?;
-    let kinds: Vec<_> = fields.iter().filter(|(key, _, _)| *key != "id").collect();
+    let kinds: Vec<_> = fields.iter().filter(|(key, _, _)| !BESIDE.contains(key)).collect();
     let Some((key, _, value)) = kinds.first() else {
         let help = "say how it is reached, as in `email: {to: [ops@example.org]}`";
         r.lacks(&node.at, format!("a receiver has none of {KINDS}"), help);
@@ -36,7 +40,9 @@ pub fn receiver(r: &mut Reader, node: &Node, id: &str) -> Option<Receiver> {
         "command" => command(r, value),
         _ => None,
     };
-    Some(Receiver { id: id.to_owned(), kind: kind? })
+    let kind = kind?;
+    let templates = templates(r, names, &fields, &kind);
+    Some(Receiver { id: id.to_owned(), kind, templates })
 }
 
 fn email(r: &mut Reader, node: &Node) -> Option<ReceiverKind> {

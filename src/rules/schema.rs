@@ -161,6 +161,7 @@ fn name(def: Def) -> &'static str {
         Def::Address => "address",
         Def::Url => "url",
         Def::HttpUrl => "http_url",
+        Def::TemplateFile => "template_file",
         Def::Secret => "secret",
         Def::Number => "number",
         Def::Rule => "rule",

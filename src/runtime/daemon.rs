@@ -99,7 +99,14 @@ impl InForce {
     /// What a directory of rules holds; `None` where it has errors.
     #[must_use]
     pub fn of(loaded: Loaded) -> Option<InForce> {
-        let name = |s: &Source| s.path.file_name().map(|n| n.to_string_lossy().into_owned());
+        // Templates may stand in a folder beside policies.yaml, and are named with it.
+        let policies = loaded.sources.iter().find(|s| rules::is_policies(&s.path));
+        let folder = policies.and_then(|s| s.path.parent());
+        let name = |s: &Source| {
+            let inside =
+                folder.and_then(|f| s.path.strip_prefix(f).ok()).map(|p| p.to_string_lossy().into_owned());
+            inside.or_else(|| s.path.file_name().map(|n| n.to_string_lossy().into_owned()))
+        };
         let texts = loaded.sources.iter().filter_map(|s| Some((name(s)?, s.text.clone()))).collect();
         Some(InForce {
             rules: Arc::new(loaded.rules?),

@@ -12,7 +12,7 @@ use crate::notify::pagerduty::PagerDuty;
 use crate::notify::slack::Slack;
 use crate::notify::webhook::{Webhook, WebhookClient, WebhookError, WebhookSettings};
 use crate::rules::Policies;
-use crate::rules::policies::{ReceiverKind, SecretText};
+use crate::rules::policies::{Receiver, ReceiverKind, SecretText};
 
 /// Reads a secret; the error says what is wrong, never what it holds.
 pub type ReadSecret<'a> = &'a dyn Fn(&SecretText) -> Result<String, String>;
@@ -32,9 +32,12 @@ pub fn routes(
 ) -> Result<Vec<Route>, Vec<String>> {
     let mut problems = Vec::new();
     let mut sender: Option<Arc<Email>> = None;
-    let mails = |r: &crate::rules::policies::Receiver| matches!(r.kind, ReceiverKind::Email { .. });
-    if policies.receivers.iter().any(mails) {
-        match email.map(Email::new) {
+    let mails = |r: &Receiver| matches!(r.kind, ReceiverKind::Email { .. });
+    if policies.receivers.iter().any(&mails) {
+        // One sender serves them all, each with its own texts.
+        let of = |r: &Receiver| (r.id.clone(), r.templates.clone());
+        let templates = policies.receivers.iter().filter(|r| mails(r)).map(of).collect();
+        match email.map(|settings| Email::new(EmailSettings { templates, ..settings })) {
             Some(Ok(email)) => sender = Some(Arc::new(email)),
             Some(Err(error)) => problems.push(error.to_string()),
             None => problems
@@ -50,7 +53,7 @@ pub fn routes(
         let notifier: Result<Arc<dyn Notifier>, String> = match (&receiver.kind, &sender) {
             (ReceiverKind::Email { .. }, Some(email)) => Ok(email.clone()),
             (ReceiverKind::Email { .. }, None) => continue, // told above, once for all
-            (kind, _) => notifier(kind, &client, commands, read),
+            (_, _) => notifier(receiver, &client, commands, read),
         };
         match notifier {
             Ok(notifier) => {
@@ -66,22 +69,24 @@ pub fn routes(
 
 /// What delivers to a receiver other than by mail.
 fn notifier(
-    kind: &ReceiverKind,
+    receiver: &Receiver,
     client: &WebhookClient,
     commands: &[PathBuf],
     read: ReadSecret<'_>,
 ) -> Result<Arc<dyn Notifier>, String> {
     let words = |e: WebhookError| e.to_string();
-    match kind {
+    let templates = receiver.templates.clone();
+    match &receiver.kind {
         ReceiverKind::Email { .. } => Err("a mail receiver has no route of its own".to_owned()),
         ReceiverKind::Webhook { url, secret } => Ok(Arc::new(hook(client, url, secret.as_ref(), read)?)),
         ReceiverKind::Slack { url } => {
             let url = read(url).map_err(|e| format!("url: {e}"))?;
-            Ok(Arc::new(Slack::new(client, &url).map_err(words)?))
+            Ok(Arc::new(Slack::new(client, &url).map_err(words)?.with_templates(templates)))
         }
         ReceiverKind::PagerDuty { routing_key, url } => {
             let key = read(routing_key).map_err(|e| format!("routing_key: {e}"))?;
-            Ok(Arc::new(PagerDuty::new(client, url.as_deref(), &key).map_err(words)?))
+            let pager = PagerDuty::new(client, url.as_deref(), &key).map_err(words)?;
+            Ok(Arc::new(pager.with_templates(templates)))
         }
         ReceiverKind::Alertmanager { urls } => Ok(Arc::new(Alertmanager::new(client, urls).map_err(words)?)),
         ReceiverKind::Command { argv, timeout } => {
@@ -104,11 +109,9 @@ fn hook(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::policies::Receiver;
 
     fn policies(receivers: &[(&str, ReceiverKind)]) -> Policies {
-        let receiver =
-            |(id, kind): &(&str, ReceiverKind)| Receiver { id: (*id).to_owned(), kind: kind.clone() };
+        let receiver = |(id, kind): &(&str, ReceiverKind)| Receiver::new(*id, kind.clone());
         Policies { receivers: receivers.iter().map(receiver).collect(), ..Policies::default() }
     }
 

@@ -11,7 +11,7 @@ use crate::escalation::body::{self, Own};
 use crate::escalation::{Case, State, id_of, policy_of};
 use crate::http::ports::{ApiError, Operator};
 use crate::http::receivers::{Format, Receivers};
-use crate::notify::mail_of;
+use crate::notify::templated::{Words, preview};
 use crate::rules::Policies;
 use crate::rules::policies::Receiver;
 
@@ -38,7 +38,7 @@ impl Receivers for Api {
                 let deed = Deed { who: who(by), action: "test", object: &object, detail: &detail, at_ms: now };
                 self.cases.outbox_test(&rows, &deed).await.map_err(unavailable)?;
             }
-            let messages: Vec<Value> = rows.iter().map(shown).collect();
+            let messages: Vec<Value> = rows.iter().map(|row| shown(row, receiver)).collect();
             Ok(Some(json!({"receiver": receiver.id, "dry_run": dry_run, "messages": messages})))
         }
         .boxed()
@@ -65,16 +65,25 @@ impl Receivers for Api {
             let Some(found) = found.map_err(unavailable)? else { return Ok(None) };
             let body: Value = serde_json::from_str(&found.body).unwrap_or_default();
             let to = body["data"]["receiver"].as_str().unwrap_or_default();
+            let mut subject = found.subject.clone();
+            let thread = body["data"]["group_id"].as_str().unwrap_or_default();
+            let words = Words { receiver: to, subject: &found.subject, body: &found.body, thread };
+            let receiver = policies.receiver(to);
+            let (integration, templates) =
+                receiver.map(|r| (r.kind.integration(), r.templates.clone())).unwrap_or_default();
+            let written = preview(integration, &templates, words);
             let content = match format {
                 Format::Json => found.body.clone(),
                 Format::Text | Format::Html => {
-                    let (text, html) = mail_of(&found.body, to).map_err(|e| {
+                    let written = written.map_err(|e| {
                         ApiError::Unavailable(format!("the message of {exception_id} cannot be read: {e}"))
                     })?;
-                    if format == Format::Text { text } else { html }
+                    subject = written.subject;
+                    // A mail of a text alone has no HTML to show.
+                    if format == Format::Text { written.text } else { written.html.unwrap_or(written.text) }
                 }
             };
-            Ok(Some(json!({"receiver": to, "subject": found.subject, "content": content})))
+            Ok(Some(json!({"receiver": to, "subject": subject, "content": content})))
         }
         .boxed()
     }
@@ -120,11 +129,15 @@ fn tests(receiver: &Receiver, by: &Operator, now: i64) -> Vec<OutboxRow> {
     receiver.kind.recipients().into_iter().map(of).collect()
 }
 
-fn shown(row: &OutboxRow) -> Value {
-    let text = mail_of(&row.body, &row.receiver).ok().map(|(text, _)| text);
+fn shown(row: &OutboxRow, receiver: &Receiver) -> Value {
+    let words =
+        Words { receiver: &row.receiver, subject: &row.subject, body: &row.body, thread: &row.thread };
+    let written = preview(&row.integration, &receiver.templates, words).ok();
+    let has_text = row.integration == "email" || receiver.templates.text.is_some();
     json!({
-        "id": row.id, "integration": row.integration, "recipient": row.recipient, "subject": row.subject,
-        "text": text.filter(|_| row.integration == "email"),
+        "id": row.id, "integration": row.integration, "recipient": row.recipient,
+        "subject": written.as_ref().map_or(&row.subject, |w| &w.subject),
+        "text": written.as_ref().filter(|_| has_text).map(|w| &w.text),
         "body": serde_json::from_str::<Value>(&row.body).unwrap_or_default(),
     })
 }

@@ -71,11 +71,11 @@ fn rules() -> RuleSet {
 }
 
 /// Everything at once, nothing repeated.
-fn policies(receivers: Vec<(&str, ReceiverKind)>) -> Policies {
+pub(super) fn policies(receivers: Vec<(&str, ReceiverKind)>) -> Policies {
     let notify = receivers.iter().map(|(id, _)| (*id).to_owned()).collect();
     Policies {
         hash: "policies".into(),
-        receivers: receivers.into_iter().map(|(id, kind)| Receiver { id: id.to_owned(), kind }).collect(),
+        receivers: receivers.into_iter().map(|(id, kind)| Receiver::new(id, kind)).collect(),
         policies: vec![Policy {
             id: "handoff".into(),
             group_by: vec!["rule".into(), "parcel_id".into()],
@@ -170,13 +170,17 @@ impl Bench {
         receivers: Vec<(&str, ReceiverKind)>,
         email: Option<EmailSettings>,
     ) -> Bench {
+        let mut policies = policies(receivers);
+        policies.policies[0].group_by = group_by.iter().map(|n| (*n).to_owned()).collect();
+        Bench::start_with(policies, email).await
+    }
+
+    pub(super) async fn start_with(policies: Policies, email: Option<EmailSettings>) -> Bench {
         let dir = tempfile::tempdir().unwrap();
         let cases = Cases::open(&dir.path().join("cases.sqlite")).await.unwrap();
         let key = LinkKey::new(cases.link_key().await.unwrap());
         let clock: Arc<dyn WallClock> = Arc::new(SystemClock);
         let metrics = Arc::new(Metrics::new().unwrap());
-        let mut policies = policies(receivers);
-        policies.policies[0].group_by = group_by.iter().map(|n| (*n).to_owned()).collect();
         let policies = Arc::new(policies);
         metrics.set_receivers(policies.receivers.iter().map(|r| (r.id.as_str(), r.kind.integration())));
         let now = clock.clone();
@@ -261,11 +265,17 @@ impl Bench {
         self.cases.commit(&batch).await.unwrap();
     }
 
-    fn get(&self, path: &str) -> http::Response {
+    pub(super) fn post(&self, path: &str, body: &Value) -> http::Response {
+        let json = [("content-type", "application/json")];
+        http::request(&self.server.address().to_string(), "POST", path, &json, body.to_string().as_bytes())
+            .unwrap()
+    }
+
+    pub(super) fn get(&self, path: &str) -> http::Response {
         http::request(&self.server.address().to_string(), "GET", path, &[], b"").unwrap()
     }
 
-    fn items(&self, path: &str) -> Vec<Value> {
+    pub(super) fn items(&self, path: &str) -> Vec<Value> {
         let answer = self.get(path);
         assert_eq!(answer.status, 200, "{}", answer.text());
         answer.json()["items"].as_array().unwrap().clone()
@@ -281,7 +291,7 @@ impl Bench {
     }
 
     #[track_caller]
-    fn counted(&self, line: &str) {
+    pub(super) fn counted(&self, line: &str) {
         let text = self.metrics.text();
         assert!(text.lines().any(|l| l == line), "{line}\nis not in\n{text}");
     }

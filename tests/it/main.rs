@@ -29,6 +29,7 @@ mod runtime;
 mod schema;
 mod shipped;
 mod silence;
+mod templates;
 mod world;
 
 #[global_allocator]

@@ -413,7 +413,7 @@ fn damaged_files_never_panic() {
 /// Files of a section of the page, by the words behind each fence: a name, and how it is written.
 fn fences(section: &str) -> Vec<(String, Vec<u8>)> {
     let mut files = Vec::new();
-    for block in section.split("\n```yaml ").skip(1) {
+    for block in section.replace("\n```jinja ", "\n```yaml ").split("\n```yaml ").skip(1) {
         let (head, rest) = block.split_once('\n').unwrap();
         let text = rest.split("```").next().unwrap();
         let mut words = head.split_whitespace();

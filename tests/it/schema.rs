@@ -150,7 +150,7 @@ fn events_are_accepted_as_they_are_decoded() {
 }
 
 /// Wrong files that a schema of one file cannot see to be wrong, and why.
-const UNSEEN: [(&str, &[&str]); 8] = [
+const UNSEEN: [(&str, &[&str]); 9] = [
     (
         "another place of the file says it: what is named and not defined (PW209), what has one name twice (PW210), an anchor that is expected (PW213)",
         &[
@@ -203,6 +203,7 @@ const UNSEEN: [(&str, &[&str]); 8] = [
         "a command's bounds and whole path, and what has no rate, are seen by the program (PW204, PW211)",
         &["policies_command_path.yaml", "policies_pagerduty_rate.yaml"],
     ),
+    ("whether a template is there is seen by the program (PW101)", &["policies_templates_missing.yaml"]),
     ("`.inf` is a text to JSON, which has no such number (PW204)", &["not_a_number.yaml"]),
     ("names are not compared with each other (PW211)", &["config_dkim_domain.yaml"]),
     (

@@ -109,7 +109,7 @@ pub fn policies(steps: Vec<Step>) -> Policies {
     let webhook =
         || ReceiverKind::Webhook { url: SecretText::Plain("http://127.0.0.1:1/".into()), secret: None };
     let mail = |to: &[&str]| ReceiverKind::Email { to: to.iter().map(|a| (*a).to_owned()).collect() };
-    let receiver = |id: &str, kind| Receiver { id: id.into(), kind };
+    let receiver = |id: &str, kind| Receiver::new(id, kind);
     Policies {
         hash: "policies-1".into(),
         receivers: vec![

@@ -28,14 +28,11 @@ use crate::rulebook::Rulebook;
 use crate::stream::plan;
 
 fn policies(random: &mut Random) -> Policies {
-    let email = |id: &str, to: &[&str]| Receiver {
-        id: id.into(),
-        kind: ReceiverKind::Email { to: to.iter().map(|a| (*a).into()).collect() },
+    let email = |id: &str, to: &[&str]| {
+        Receiver::new(id, ReceiverKind::Email { to: to.iter().map(|a| (*a).into()).collect() })
     };
-    let webhook = Receiver {
-        id: "erp".into(),
-        kind: ReceiverKind::Webhook { url: SecretText::Plain("https://example.org".into()), secret: None },
-    };
+    let url = SecretText::Plain("https://example.org".into());
+    let webhook = Receiver::new("erp", ReceiverKind::Webhook { url, secret: None });
     let receivers =
         vec![email("desk", &["a@example.org", "b@example.org"]), email("lead", &["c@example.org"]), webhook];
     let policy = |random: &mut Random, id: &str| {

@@ -12,6 +12,8 @@ use crate::rules::keys::{self, Def, Form, Key};
 use crate::rules::matchers::{MAX_GLOB, OPERATORS};
 use crate::rules::policy_file::GROUP_BY;
 use crate::rules::policy_keys;
+use crate::rules::receiver::BESIDE;
+use crate::rules::template::FORMS;
 
 /// A text that is not empty; a plain number or truth value is taken as it was written.
 fn text() -> Value {
@@ -116,6 +118,11 @@ pub(super) fn definition(b: &mut Builder, def: Def) -> Value {
             "An http or https URL, without a password",
             r"^https?://(?![^/]*:[^/]*@)[^\s/]+",
             &["http://alertmanager:9093"],
+        ),
+        Def::TemplateFile => pattern(
+            "A file beside policies.yaml or in its folder templates/, and no YAML",
+            r"^(?:templates/)?(?![^/]*\.(?:[Yy][Aa]?[Mm][Ll])$)[^/.\n][^/\n]*$",
+            &["ops.txt", "templates/ops.html"],
         ),
         Def::Secret => secret(b),
         Def::Rule => rule(b),
@@ -332,10 +339,22 @@ fn declared(b: &mut Builder) -> Value {
 
 fn receiver(b: &mut Builder) -> Value {
     let mut receiver = b.object(&policy_keys::RECEIVER, &["id"]);
-    let kinds: Vec<Value> =
-        policy_keys::RECEIVER.iter().filter(|k| k.name != "id").map(|k| required(k.name)).collect();
+    let kinds: Vec<Value> = policy_keys::RECEIVER
+        .iter()
+        .filter(|k| !BESIDE.contains(&k.name))
+        .map(|k| required(k.name))
+        .collect();
     receiver["oneOf"] = json!(kinds);
     receiver["properties"]["id"]["not"] = json!({"const": "owner"});
+    receiver["properties"]["templates"]["dependentRequired"] = json!({"html": ["text"]});
+    let templates = policy_keys::RECEIVER.iter().filter(|k| !BESIDE.contains(&k.name)).map(|kind| {
+        let known = FORMS.iter().find(|(name, _)| *name == kind.name).map(|(_, forms)| {
+            let keys: Vec<&str> = forms.iter().map(|f| f.key()).collect();
+            json!({"propertyNames": {"enum": keys}})
+        });
+        json!({"if": required(kind.name), "then": {"properties": {"templates": known.unwrap_or(Value::Bool(false))}}})
+    });
+    receiver["allOf"] = templates.collect();
     receiver
 }
 

@@ -39,6 +39,7 @@ fn many(n: i64, lane: &str) -> Vec<Change> {
 fn digest(message: &Message) -> &Value {
     assert_eq!(message.body["type"], "exceptions.digest", "{}", message.line());
     assert_eq!((&message.body["data"]["reason"], message.kind.as_str()), (&json!("digest"), "digest"));
+    crate::templates::knows(&message.body);
     &message.body["data"]["digest"]
 }
 

@@ -57,6 +57,7 @@ async fn told(world: &World) -> Vec<String> {
         .map(|m| {
             let data = &m.body["data"];
             assert_eq!(m.kind, m.body["type"]);
+            crate::templates::knows(&m.body);
             format!(
                 "{} {} {} {}",
                 m.kind, data["feed"]["source"], data["feed"]["lane"], data["feed"]["incident"]
