@@ -1,7 +1,6 @@
 //! The daemon, assembled: started in the order in which its parts need each other, stopped in the order in which they have
 //! something to lose.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,12 +18,14 @@ use super::clock::{SourceClocks, WallClock};
 use super::dispatcher::{self, Dispatcher, Route};
 use super::escalator::{Backlog, Escalator};
 use super::group::Group;
+use super::in_force;
+pub use super::in_force::InForce;
 use super::lead::Candidate;
 use super::partition::Context;
 use super::ports::Api;
 use super::progress::Progress;
 use super::reload::{Refusal, Reload, Reloader};
-use super::restore::{Compile, Restorer};
+use super::restore::Restorer;
 use super::saver::Saver;
 use super::status::{DaemonPort, Facts};
 use super::worker::{Order, Worker};
@@ -35,8 +36,7 @@ use crate::http::auth::Token;
 use crate::http::{Server, Site};
 use crate::metrics::{Metrics, set_time};
 use crate::notify::link::LinkKey;
-use crate::rules::problem::Source;
-use crate::rules::{self, Level, Loaded, Policies, RuleSet, SourceFile};
+use crate::rules::{Policies, RuleSet};
 use crate::snapshots::{Location, Store};
 use crate::source::kafka::{Kafka, Options, StartAt};
 
@@ -82,53 +82,6 @@ pub struct Settings {
 
 /// How a daemon reloads, once the key of links is known.
 pub type Reloading = Arc<dyn Fn(LinkKey) -> Reload + Send + Sync>;
-
-/// What decides, and whom it tells.
-pub struct InForce {
-    /// The rules.
-    pub rules: Arc<RuleSet>,
-    /// The policies.
-    pub policies: Arc<Policies>,
-    /// The texts of the rules, file name → text, kept under their hash.
-    pub texts: BTreeMap<String, String>,
-    /// Makes rules of such texts.
-    pub compile: Compile,
-}
-
-impl InForce {
-    /// What a directory of rules holds; `None` where it has errors.
-    #[must_use]
-    pub fn of(loaded: Loaded) -> Option<InForce> {
-        // Templates may stand in a folder beside policies.yaml, and are named with it.
-        let policies = loaded.sources.iter().find(|s| rules::is_policies(&s.path));
-        let folder = policies.and_then(|s| s.path.parent());
-        let name = |s: &Source| {
-            let inside =
-                folder.and_then(|f| s.path.strip_prefix(f).ok()).map(|p| p.to_string_lossy().into_owned());
-            inside.or_else(|| s.path.file_name().map(|n| n.to_string_lossy().into_owned()))
-        };
-        let texts = loaded.sources.iter().filter_map(|s| Some((name(s)?, s.text.clone()))).collect();
-        Some(InForce {
-            rules: Arc::new(loaded.rules?),
-            policies: Arc::new(loaded.policies?),
-            texts,
-            compile: Arc::new(compile_texts),
-        })
-    }
-}
-
-/// Rules of texts that were kept.
-fn compile_texts(texts: &BTreeMap<String, String>) -> Result<RuleSet, String> {
-    let file = |(name, text): (&String, &String)| SourceFile {
-        path: name.into(),
-        content: Ok(text.clone().into_bytes()),
-        context: false,
-    };
-    let loaded = rules::compile(&texts.iter().map(file).collect::<Vec<_>>());
-    let problem = loaded.problems.iter().find(|p| p.level == Level::Error);
-    let why = problem.map_or_else(|| "they are not understood".to_owned(), |p| p.message.clone());
-    loaded.rules.ok_or(why)
-}
 
 /// Makes the receivers' routes; called once the key of links is known.
 pub type Routes<'a> = &'a (dyn Fn(LinkKey) -> anyhow::Result<Vec<Route>> + Send + Sync);
@@ -198,7 +151,8 @@ impl Daemon {
             warn_of_own_snapshots(&settings);
         }
         // Rules that are other ones than before have to pass the brake, as in a reload, once it can be said what they would open.
-        let before = if settings.reload.is_some() { rules_before(&cases, &in_force).await? } else { None };
+        let before =
+            if settings.reload.is_some() { in_force::before(&cases, &in_force).await? } else { None };
         let held = before.is_some();
         let (rules_first, texts) =
             before.unwrap_or_else(|| (Arc::clone(&in_force.rules), in_force.texts.clone()));
@@ -405,7 +359,7 @@ impl Daemon {
         let (reloader, progress) = (Arc::clone(&self.reloader), Arc::clone(&self.progress));
         tokio::spawn(async move {
             // Before that nobody can say anything, and at the start it is no news.
-            while by == START && !(progress.is_assigned() && !progress.is_loading()) {
+            while by == START && (progress.is_loading() || !progress.is_assigned()) {
                 tokio::time::sleep(SOON).await;
             }
             // Nobody waits for an answer to a signal: what only the moment refuses is tried again for a while.
@@ -506,44 +460,6 @@ fn without_reload() -> Reload {
         fingerprint: Arc::new(|| None),
         every: None,
         max_openings: 0,
-    }
-}
-
-/// The rules that were in force when the last run ended, and their texts, where today's are others. `None` as well where they cannot be
-/// used any more: then today's are taken as they are.
-async fn rules_before(
-    cases: &Cases,
-    today: &InForce,
-) -> Result<Option<(Arc<RuleSet>, BTreeMap<String, String>)>, CasesError> {
-    let Some(last) = cases.rules_loads(1).await?.into_iter().next() else { return Ok(None) };
-    if last.rules_hash == today.rules.hash {
-        return Ok(None);
-    }
-    let Some(texts) = cases.rules_texts(&last.rules_hash).await? else { return Ok(None) };
-    let hash = &last.rules_hash;
-    match (today.compile)(&texts) {
-        Ok(rules) if rules.hash == *hash => {
-            tracing::info!(
-                before = hash,
-                now = today.rules.hash,
-                "the rules are others than before the restart: those of before stay in force until it is known what the new ones would open"
-            );
-            Ok(Some((Arc::new(rules), texts)))
-        }
-        Ok(_) => {
-            tracing::warn!(
-                hash,
-                "the rules of before the restart mean something else to this version; today's are taken as they are"
-            );
-            Ok(None)
-        }
-        Err(why) => {
-            tracing::warn!(
-                hash,
-                "the rules of before the restart cannot be used: {why}; today's are taken as they are"
-            );
-            Ok(None)
-        }
     }
 }
 

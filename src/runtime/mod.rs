@@ -14,6 +14,7 @@ mod desk;
 pub mod dispatcher;
 pub mod escalator;
 pub mod group;
+mod in_force;
 mod lead;
 mod mailroom;
 pub mod partition;
