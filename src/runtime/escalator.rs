@@ -12,11 +12,13 @@ use crate::escalation::{self, NEVER, Quiet, Sender};
 use crate::model::{MINUTE, SECOND};
 use crate::rules::Policies;
 
-/// Exceptions looked at, or told, in one transaction at most: the shards wait for the writer meanwhile.
+/// Exceptions looked at in one transaction at most: the shards wait for the writer meanwhile, and this loop waits for theirs.
+const LOOK: u32 = 5_000;
+/// Exceptions told in one transaction at most.
 const SLICE: u32 = 2_000;
 /// Slices looked at before groups are flushed, though there be more: in a storm the first to be told do not wait for the last to be
 /// looked at.
-const LOOKS: usize = 5;
+const LOOKS: usize = 2;
 /// Groups flushed in one transaction at most.
 const GROUPS: u32 = 100;
 /// Backlog ends this long after the start, whatever the watermarks say (DESIGN §4.8).
@@ -279,7 +281,7 @@ impl Escalator {
         now: i64,
     ) -> Result<bool, CasesError> {
         let mut tx = self.cases.escalation().await?;
-        let mut cases = tx.due(speaking, now, SLICE).await?;
+        let mut cases = tx.due(speaking, now, LOOK).await?;
         if cases.is_empty() {
             return Ok(false);
         }
@@ -287,7 +289,7 @@ impl Escalator {
         let unsent = escalation::step(policies, &mut groups, &mut cases, now);
         tx.write_step(&groups, &cases, &unsent, now).await?;
         tx.commit().await?;
-        Ok(cases.len() >= SLICE as usize)
+        Ok(cases.len() >= LOOK as usize)
     }
 
     /// Flushes groups whose moment has come.
