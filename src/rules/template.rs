@@ -32,7 +32,7 @@ pub const MAX_FILE: usize = 64 << 10;
 const MAX_OUTPUT: usize = 256 << 10;
 /// Characters of a subject, as of the built-in one.
 const MAX_SUBJECT: usize = 200;
-/// Steps of work, each of which may also make 64 bytes: some 20 ms and 12 MB. A message of 100 exceptions takes a twentieth.
+/// Steps of work, each of which may also make 64 bytes: some tens of milliseconds and 12 MB. A message of 100 exceptions takes a twentieth.
 const FUEL: u64 = 200_000;
 
 /// What a template makes.
@@ -140,16 +140,19 @@ impl Template {
     /// # Errors
     /// [`Fault`]: it is no template, names what is not there, takes too long, says nothing or too much.
     pub fn render(&self, context: &Context) -> Result<String, Fault> {
-        let mut made = self.render_all([context])?;
+        let mut made = self.render_all([context], UndefinedBehavior::Strict)?;
         made.pop().unwrap_or_else(|| Err(self.whole("it makes nothing")))
     }
 
-    /// The texts it makes of messages; the error is that it is no template.
+    /// The texts it makes of messages, up to the first fault that is not a name: that one would be of all that follow. The
+    /// error is that it is no template.
     fn render_all<'c>(
         &self,
         contexts: impl IntoIterator<Item = &'c Context>,
+        undefined: UndefinedBehavior,
     ) -> Result<Vec<Result<String, Fault>>, Fault> {
-        let env = environment(self.form);
+        let mut env = environment(self.form);
+        env.set_undefined_behavior(undefined);
         let template = env.template_from_named_str("template", &self.source.text);
         let template = template.map_err(|e| self.fault(&e))?;
         let one = |context: &Context| {
@@ -163,7 +166,16 @@ impl Template {
             }
             Ok(text)
         };
-        Ok(contexts.into_iter().map(one).collect())
+        let mut all = Vec::new();
+        for context in contexts {
+            let made = one(context);
+            let ends = made.as_ref().is_err_and(|fault| !fault.undefined);
+            all.push(made);
+            if ends {
+                break;
+            }
+        }
+        Ok(all)
     }
 
     /// Names it uses and does not define, as paths: `data.policy`. Empty where it is no template.

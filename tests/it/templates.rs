@@ -15,7 +15,9 @@ use parcelwatch::runtime::daemon::InForce;
 use serde_json::{Value, json};
 
 use crate::delivery::{Bench, policies};
+use crate::live::{self, POLICY, event, now, setup};
 use crate::parts::exim::Exim;
+use crate::parts::kafka::Kafka;
 use crate::parts::smtp::{Mail, Options, SmtpServer};
 use crate::parts::webhook::Webhooks;
 use crate::parts::{PATIENCE, smtp};
@@ -286,4 +288,51 @@ fn check_tells_of_a_template_by_its_own_name_and_by_that_of_its_policies() {
     std::fs::remove_file(dir.path().join("templates/betrieb.txt")).unwrap();
     let found = judge(&[dir.path().to_owned()], None).unwrap();
     assert_eq!(found.problems.iter().map(|p| p.code).collect::<Vec<_>>(), [code::UNREADABLE]);
+}
+
+#[test]
+fn an_edit_of_a_template_is_in_force_within_seconds_and_a_wrong_one_never() {
+    let (kafka, hooks, mails) = (Kafka::shared(), Webhooks::start(), SmtpServer::start(Options::default()));
+    kafka.create_topic("templates", 1, true, &[]);
+    let mut setup = setup(kafka, "templates", &hooks);
+    setup.set("reload.every", "1s").set("smtp.url", mails.url()).set("smtp.from", "watch@example.test");
+    let ops = "  - {id: ops, email: {to: [ops@example.test]}, templates: {text: templates/ops.txt}}";
+    live::policies(&setup, &hooks, ops, &POLICY.replace("[erp]", "[ops]"));
+    std::fs::create_dir(setup.path("rules/templates")).unwrap();
+    let write = |text: &str| std::fs::write(setup.path("rules/templates/ops.txt"), text).unwrap();
+    let each =
+        |mark: &str| format!("{mark}:{{% for e in data.exceptions %}} {{{{ e.parcel_id }}}}{{% endfor %}}");
+
+    write("Hallo,\n{{ data.polcy }}");
+    let (status, said) = setup.fails();
+    assert_eq!(status.code(), Some(2), "{said}");
+    assert!(said.contains("templates/ops.txt:2:9") && said.contains("did you mean `policy`?"), "{said}");
+
+    write(&each("eins"));
+    let mut daemon = setup.start();
+    daemon.wait_ready();
+    let cleared = |parcel: &str| {
+        let event = event(parcel, "import_customs_cleared", now() - 60_000);
+        kafka.produce("templates", parcel, &event, None, None);
+    };
+    let arrives = |text: &str| {
+        let found = |mails: &[Mail]| {
+            mails.iter().any(|m| m.part("text/plain").is_some_and(|t| t.trim_end() == text)).then_some(())
+        };
+        mails.wait_until(text, PATIENCE, found);
+    };
+    cleared("P-1");
+    arrives("eins: P-1");
+
+    write("{{ data.polcy }}");
+    daemon.wait_log("the rules are not reloaded, the old ones stay");
+    write(&each("zwei"));
+    daemon.wait_log("rules and policies are in force");
+    cleared("P-2");
+    arrives("zwei: P-2");
+    // Which text it was is on record with the policies.
+    let loads = daemon.get("/api/v1/rules").json();
+    let hash = loads["items"][0]["policies"].as_str().unwrap_or_else(|| panic!("{loads:#}")).to_owned();
+    let kept = daemon.get(&format!("/api/v1/rules/{hash}")).text();
+    assert!(kept.contains("templates/ops.txt") && kept.contains("zwei:"), "{kept}");
 }

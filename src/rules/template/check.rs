@@ -5,7 +5,10 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
+
+use minijinja::UndefinedBehavior;
 
 use super::context::Shape;
 use super::samples::{Sample, samples};
@@ -28,12 +31,16 @@ pub(in crate::rules) fn problems(policies: &Policies, rules: &[Rule], names: &Na
         policies.policies.iter().flat_map(|p| &p.group_by).map(String::as_str).chain(OF_FEEDS).collect();
     let known =
         Known { grouped: grouped.into_iter().collect(), carried: carried(policies, rules, names), names };
-    let mut all: Vec<Problem> = Vec::new();
+    let (mut all, mut seen): (Vec<Problem>, BTreeSet<(PathBuf, &str)>) = Default::default();
     for receiver in policies.receivers.iter().filter(|r| r.templates.iter().next().is_some()) {
         let samples = samples(&receiver.id, &known.grouped);
         for template in receiver.templates.iter() {
+            // Several receivers may name one file, which seldom asks for whom it is.
+            let again = !seen.insert((template.source.path.clone(), template.form.key()));
+            if again && !template.source.text.contains("receiver") {
+                continue;
+            }
             for problem in one(template, &samples, &known) {
-                // Several receivers may name one file.
                 let same = |p: &Problem| p.location() == problem.location() && p.message == problem.message;
                 if !all.iter().any(same) {
                     all.push(problem);
@@ -79,14 +86,25 @@ fn carried(policies: &Policies, rules: &[Rule], names: &Names) -> Option<BTreeSe
 }
 
 fn one(template: &Template, samples: &[Sample], known: &Known<'_>) -> Vec<Problem> {
-    let made = match template.render_all(samples.iter().map(|s| &s.context)) {
+    let contexts = || samples.iter().map(|s| &s.context);
+    let mut made = match template.render_all(contexts(), UndefinedBehavior::Strict) {
         Ok(made) => made,
         Err(fault) => return vec![of_fault(template, &fault, None)],
     };
+    // A name that is not there ends a text; filters that do not exist show where that is overlooked.
+    if made.iter().any(|m| m.as_ref().is_err_and(|fault| fault.undefined))
+        && let Ok(further) = template.render_all(contexts(), UndefinedBehavior::Chainable)
+    {
+        for (made, further) in made.iter_mut().zip(further) {
+            // All else may come of the name.
+            if further.as_ref().is_err_and(|fault| fault.message.ends_with(" is unknown")) {
+                *made = further;
+            }
+        }
+    }
     let mut unknown = undeclared(template);
-    for sample in samples {
-        let asked = sample.context.asked();
-        unknown.extend(asked.into_iter().filter(|(_, name)| !OF_ENGINE.contains(&name.as_str())));
+    for context in contexts() {
+        unknown.extend(context.asked().into_iter().filter(|(_, name)| !OF_ENGINE.contains(&name.as_str())));
     }
     let mut found: Vec<Problem> =
         unknown.iter().filter_map(|(shape, name)| of_name(template, *shape, name, known)).collect();
@@ -160,19 +178,26 @@ fn of_name(template: &Template, shape: Shape, name: &str, known: &Known<'_>) -> 
                 let message = format!("a subject does not know `{name}`");
                 return error(code::UNKNOWN_NAME, message, Some(help.to_owned()));
             }
-            error(code::UNKNOWN_NAME, unknown(shape, name), suggest(name, shape.names().iter().copied()))
+            let deeper = shape == Shape::SubjectRoot && Shape::SubjectData.names().contains(&name);
+            let help =
+                if deeper { Some(in_data(name)) } else { suggest(name, shape.names().iter().copied()) };
+            error(code::UNKNOWN_NAME, unknown(shape, name), help)
         }
         shape => {
-            // What stands one deeper is often asked for at the top.
-            let inside = || {
-                let data = shape == Shape::Root && Shape::Data.names().contains(&name);
-                data.then(|| format!("it stands in `data`: data.{name}"))
-            };
+            let deeper = shape == Shape::Root && Shape::Data.names().contains(&name);
             let all = format!("its names are: {}", shape.names().join(", "));
-            let help = inside().or_else(|| did_you_mean(name, shape.names().iter().copied())).unwrap_or(all);
+            let help = deeper
+                .then(|| in_data(name))
+                .or_else(|| did_you_mean(name, shape.names().iter().copied()))
+                .unwrap_or(all);
             error(code::UNKNOWN_NAME, unknown(shape, name), Some(help))
         }
     }
+}
+
+/// What stands one deeper is often asked for at the top.
+fn in_data(name: &str) -> String {
+    format!("it stands in `data`: data.{name}")
 }
 
 fn unknown(shape: Shape, name: &str) -> String {
@@ -224,11 +249,12 @@ fn of_fault(template: &Template, fault: &Fault, what: Option<&str>) -> Problem {
     let at = fault.at.clone().or_else(|| fault.place.map(|(line, _)| of_line(line)));
     let message = what.map_or_else(|| fault.message.clone(), |what| format!("{}, in {what}", fault.message));
     let mut p = problem(template, at, code::BAD_TEMPLATE, message);
-    p.help = Some(remedy(fault));
+    p.help = Some(remedy(fault, what.is_some()));
     p
 }
 
-fn remedy(fault: &Fault) -> String {
+/// `runs`: it is a template, and fails for some message.
+fn remedy(fault: &Fault, runs: bool) -> String {
     let says = |what: &str| fault.message.contains(what);
     if ["include", "import", "extends", "block"].iter().any(|s| says(&format!("unknown statement {s}"))) {
         return "a template stands for itself and takes nothing from other files; write the text here"
@@ -251,6 +277,11 @@ fn remedy(fault: &Fault) -> String {
     }
     if says("empty text") {
         return "say something in every case, as with `{% else %}`".to_owned();
+    }
+    if runs {
+        return "ask first whether it can be, as in `{% if data.counts.open %}…{% endif %}`; `parcelwatch notify preview` shows what \
+                messages hold"
+            .to_owned();
     }
     "templates are written as Jinja's: {{ data.policy }}, {% for e in data.exceptions %}{{ e.parcel_id }}{% endfor %}, {% if ack %}…{% \
      endif %}"

@@ -75,6 +75,14 @@ fn a_value_is_one_line_and_escaped_for_where_it_goes() {
         "<a href=\"{{ ack.url }}\">",
         "<a href=\"https:&#x2f;&#x2f;x.example&#x2f;ack?a=1&amp;b=2\">",
     );
+    let all = "{{ data.exceptions | map(attribute='parcel_id') | join(', ') }}";
+    says(Form::Text, all, "P<1> Bcc: x, P2");
+    says(Form::Html, all, "P&lt;1&gt; Bcc: x, P2");
+    // What it made itself goes on as it was made, its lines as well.
+    let made = "{% set x %}a\n{{ data.exceptions[0].parcel_id }}{% endset %}{{ x | indent(2) }}";
+    says(Form::Text, made, "a\n  P<1> Bcc: x");
+    says(Form::Html, made, "a\n  P&lt;1&gt; Bcc: x");
+    says(Form::Text, "a\r\n{% if ack %}\r\nb\r\n{% endif %}\r\nc", "a\r\nb\r\nc");
     // What a template says itself is as it is; tags on lines of their own leave none.
     says(Form::Text, "a\n{% if ack %}\n  b & c\n{% endif %}\nd", "a\n  b & c\nd");
 }
@@ -247,9 +255,33 @@ fn unknown_names_are_told_wherever_they_stand() {
 }
 
 #[test]
+fn all_that_is_wrong_is_told_at_once() {
+    let text = "{% for e in data.exceptions %}{{ e.titel }} {{ e.facts.lnae }}{% if e.last %}{{ e.last.tme }}{% endif %}{{ e.due | tiem }}\
+                {% endfor %}x";
+    let found = of_text(text);
+    let mut said: Vec<(&str, usize)> =
+        found.iter().map(|p| (p.code, p.place.as_ref().map_or(0, |place| place.column))).collect();
+    said.sort_by_key(|(_, column)| *column);
+    let at = |name: &str| text.find(name).unwrap() + 1;
+    let wanted = [
+        (code::UNKNOWN_NAME, at("titel")),
+        (code::UNKNOWN_FACT, at("lnae")),
+        (code::UNKNOWN_NAME, at("tme")),
+        (code::BAD_TEMPLATE, said.last().unwrap().1),
+    ];
+    assert_eq!(said, wanted, "{found:?}");
+    let subject =
+        problems(POLICIES, &[("s.txt", "{{ group.lane }}"), ("templates/t.txt", "t"), ("h.html", "h")]);
+    assert!(
+        matches!(subject.as_slice(), [p] if p.help.as_deref() == Some("it stands in `data`: data.group")),
+        "{subject:?}"
+    );
+}
+
+#[test]
 fn a_template_that_fails_for_some_message_is_told_for_which() {
     for (text, says, help) in [
-        ("{% for e in data.exceptions %}{{ 1 // data.counts.open }}{% endfor %}x", "an end (", "Jinja"),
+        ("{% for e in data.exceptions %}{{ 1 // data.counts.open }}{% endfor %}x", "an end (", "ask first"),
         ("{{ {'new': 'Neu'}[data.reason] }}", "a later step", "default"),
         ("{% if data.exceptions %}x{% endif %}", "empty text, in the test of a receiver", "else"),
         (
