@@ -1,14 +1,15 @@
 //! Changes committed to SQLite: a change's row and its exception's, `synchronous=FULL`, 10,000 a transaction, into a
 //! million exceptions that the same commit has written before.
 //!
-//! `cargo bench --bench cases -- --exceptions 1000000 --changes 100000`. The baseline, from the same run: bare multi-row
+//! `cargo bench --bench cases -- --exceptions 1000000 --changes 100000`; with `--url postgres://user@host/database` into that PostgreSQL
+//! (an empty schema, which it fills), while the baseline stays what it is. The baseline, from the same run: bare multi-row
 //! inserts of as many rows and columns into one plain table without an index, same pragmas, same evidence. Nothing is
 //! asserted.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use parcelwatch::cases::{Batch, Cases, Recorded};
+use parcelwatch::cases::{Batch, Cases, Options, Place, Recorded, Server};
 use parcelwatch::config::read_rules;
 use parcelwatch::engine::{Lifetimes, Record, Shard};
 use parcelwatch::model::{Change, ChangeKind, DAY, HOUR, Time};
@@ -190,7 +191,7 @@ fn rate(n: u64, took: Duration) -> f64 {
     n as f64 / took.as_secs_f64()
 }
 
-async fn measure(dir: &Path, exceptions: u64, changes: u64) {
+async fn measure(dir: &Path, place: &Place, exceptions: u64, changes: u64) {
     let rules = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("rules");
     let loaded = compile(&read_rules(&rules).expect("the shipped rules can be read"));
     let in_force = InForce::of(loaded).expect("the shipped rules are good");
@@ -202,7 +203,7 @@ async fn measure(dir: &Path, exceptions: u64, changes: u64) {
     );
     let mut bare = plain(&dir.join("plain.sqlite")).await;
     let before = rate(changes, insert_plain(&mut bare, &opened, changes).await);
-    let cases = Cases::open(&dir.join("cases.sqlite")).await.expect("a new file opens");
+    let cases = Cases::connect(place, &Options::default()).await.expect("an empty database opens");
     let mut store = Store { cases, in_force: &in_force, offset: 0 };
     let took = store.commit(&opened, 0..exceptions).await;
     println!(
@@ -232,8 +233,10 @@ async fn measure(dir: &Path, exceptions: u64, changes: u64) {
     told("raised: exception written over", up, baseline);
     told("resolved: exception written over", down, baseline);
     store.cases.close().await;
-    let size = std::fs::metadata(dir.join("cases.sqlite")).map_or(0, |m| m.len());
-    println!("  file: {} MB, {} bytes an exception", size >> 20, size / (exceptions + changes));
+    if let Place::File(file) = place {
+        let size = std::fs::metadata(file).map_or(0, |m| m.len());
+        println!("  file: {} MB, {} bytes an exception", size >> 20, size / (exceptions + changes));
+    }
     assert!(matches!(resolved.kind, ChangeKind::Resolved(_)));
 }
 
@@ -248,6 +251,11 @@ fn main() {
         .prefix("cases-")
         .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
         .expect("a directory");
+    let url = args.iter().position(|a| a == "--url").and_then(|i| args.get(i + 1));
+    let place = url.map_or_else(
+        || Place::File(dir.path().join("cases.sqlite")),
+        |url| Place::Server(Server::new(url, None).expect("postgres://user@host/database")),
+    );
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    runtime.expect("threads").block_on(measure(dir.path(), exceptions, changes));
+    runtime.expect("threads").block_on(measure(dir.path(), &place, exceptions, changes));
 }
