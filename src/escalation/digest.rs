@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::{Case, Evidence, Group, Notice, Told, Word, body};
-use crate::model::Time;
+use crate::model::{Time, grouped};
 use crate::rules::policies::{Policy, Rate};
 
 /// Exceptions listed by name.
@@ -176,7 +176,7 @@ impl Digest {
         };
         let what = |word: Word, name: &str| match count(word) {
             0 => None,
-            n => Some(format!("{n} {name}")),
+            n => Some(format!("{} {name}", grouped(n))),
         };
         let said = [
             what(Word::Opened, "opened"),
@@ -258,14 +258,15 @@ impl Digest {
     }
 }
 
-/// `Lane: CN-ES 5000, CN-FR 12 and 3 more`.
+/// `Lane: CN-ES 5,000; CN-FR 12 and 3 more`.
 fn line(heading: &str, counts: &BTreeMap<String, u64>) -> String {
     let mut all: Vec<_> = counts.iter().collect();
     all.sort_by_key(|(value, n)| (std::cmp::Reverse(**n), (*value).clone()));
-    let shown: Vec<String> = all.iter().take(10).map(|(value, n)| format!("{value} {n}")).collect();
+    let shown: Vec<String> =
+        all.iter().take(10).map(|(value, n)| format!("{value} {}", grouped(**n))).collect();
     let rest = all.len().saturating_sub(10);
     let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
-    format!("{heading}: {}{more}", shown.join(", "))
+    format!("{heading}: {}{more}", shown.join("; "))
 }
 
 fn count(counts: &mut BTreeMap<String, u64>, value: String) {
@@ -432,6 +433,6 @@ mod tests {
             count(&mut counts, "3".into());
         }
         assert_eq!((counts.len(), counts["other"], counts["3"]), (VALUES + 1, 7, VALUES as u64 + 8));
-        assert!(line("Lane", &counts).starts_with("Lane: 3 58, other 7, "), "{}", line("Lane", &counts));
+        assert!(line("Lane", &counts).starts_with("Lane: 3 58; other 7; "), "{}", line("Lane", &counts));
     }
 }

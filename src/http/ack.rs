@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use super::Shared;
 use super::api::{BY_MAX, COMMENT_MAX};
 use super::ports::{Acted, Action, ApiError, LinkedMessage, Operator};
-use crate::model::Time;
+use crate::model::{Time, grouped};
 use crate::notify::link::{Link, LinkError, Purpose};
 
 pub(super) fn routes() -> Router<Shared> {
@@ -74,9 +74,10 @@ impl From<ApiError> for Refusal {
 }
 
 async fn show(State(site): State<Shared>, uri: Uri) -> Result<Response, Refusal> {
-    let (_, message) = linked(&site, Purpose::Acknowledge, &uri).await?;
+    let (link, message) = linked(&site, Purpose::Acknowledge, &uri).await?;
     let listed = listed(&site, &message).await?;
-    Ok(page(StatusCode::OK, "Acknowledge", &overview(&message, &listed, None)))
+    let more = more(&site, &link, &message);
+    Ok(page(StatusCode::OK, "Acknowledge", &overview(&message, &listed, &more, None)))
 }
 
 async fn act(
@@ -89,7 +90,7 @@ async fn act(
         Ok(asked) => asked,
         Err(complaint) => {
             let listed = listed(&site, &message).await?;
-            let body = overview(&message, &listed, Some(&complaint));
+            let body = overview(&message, &listed, &more(&site, &link, &message), Some(&complaint));
             return Ok(page(StatusCode::BAD_REQUEST, "Acknowledge", &body));
         }
     };
@@ -168,7 +169,24 @@ async fn listed(site: &Shared, message: &LinkedMessage) -> Result<Vec<Value>, Ap
     Ok(found)
 }
 
-fn overview(message: &LinkedMessage, listed: &[Value], complaint: Option<&str>) -> Markup {
+/// What the message told of and does not list, which the buttons do not reach.
+fn more(site: &Shared, link: &Link, message: &LinkedMessage) -> Markup {
+    let body: Value = serde_json::from_str(&message.body).unwrap_or_default();
+    let left = body.pointer("/data/truncated").and_then(Value::as_u64).filter(|left| *left > 0);
+    // Relative to this page, wherever it is reached.
+    let table = site.link_key.as_ref().map(|key| key.other(link, Purpose::List).url(""));
+    html! {
+        @if let Some(left) = left {
+            p {
+                (grouped(left)) " more that the mail told of are not listed in it, and stay as they are"
+                @if let Some(url) = table { ": " a href=(url.trim_start_matches('/')) { "all of them as a table (CSV)" } }
+                "."
+            }
+        }
+    }
+}
+
+fn overview(message: &LinkedMessage, listed: &[Value], more: &Markup, complaint: Option<&str>) -> Markup {
     let standing = listed.iter().filter(|e| e["state"] != "resolved").count();
     let open = listed.iter().filter(|e| e["state"] == "open").count();
     html! {
@@ -177,6 +195,7 @@ fn overview(message: &LinkedMessage, listed: &[Value], complaint: Option<&str>) 
             (listed.len()) " listed in the mail: " strong { (open) " open" } ", " (standing - open)
             " acknowledged, " (listed.len() - standing) " resolved."
         }
+        (more)
         @if let Some(complaint) = complaint { p.complaint role="alert" { (complaint) } }
         @if standing > 0 { (act_form()) } @else { p { "All of it is resolved. There is nothing to do." } }
         (table(listed))
@@ -226,11 +245,9 @@ fn table(listed: &[Value]) -> Markup {
         return html! {};
     }
     html! {
-        div.scroll {
-            table {
-                thead { tr { th { "State now" } th { "Severity" } th { "Parcel" } th { "What" } th { "Due" } th { "Owner" } } }
-                tbody { @for e in listed { (row(e)) } }
-            }
+        table {
+            thead { tr { th { "State now" } th { "Severity" } th { "Parcel" } th { "What" } th { "Due" } th { "Owner" } } }
+            tbody { @for e in listed { (row(e)) } }
         }
     }
 }
@@ -242,17 +259,18 @@ fn row(e: &Value) -> Markup {
         _ => "info",
     };
     let what = if text("title").is_empty() { text("rule") } else { text("title") };
+    // On a phone there are no columns: each cell says what it is, where it does not speak for itself.
     html! {
         tr {
-            td {
+            td data-label="State now: " {
                 (text("state"))
                 @if let Some(by) = e["acknowledged_by"].as_str() { div.soft { "by " (by) } }
             }
             td { span class={ "badge " (severity) } { (severity) } }
-            td { (text("parcel_id")) }
+            td.id { (text("parcel_id")) }
             td { (what) }
-            td { (due(text("due"))) }
-            td { (text("owner")) }
+            td.time data-label="Due: " { (due(text("due"))) }
+            td data-label="Owner: " { (text("owner")) }
         }
     }
 }
@@ -298,8 +316,8 @@ static CONTENT_SECURITY_POLICY: LazyLock<String> = LazyLock::new(|| {
 });
 
 const STYLE: &str = "\
-:root{color-scheme:light dark;--bg:#fff;--fg:#1f2328;--soft:#57606a;--line:#d0d7de;--go:#0550ae}\
-@media(prefers-color-scheme:dark){:root{--bg:#0d1117;--fg:#e6edf3;--soft:#9198a1;--line:#3d444d;--go:#1f6feb}}\
+:root{color-scheme:light dark;--bg:#fff;--fg:#1f2328;--soft:#57606a;--line:#d0d7de;--go:#0550ae;--link:#0550ae}\
+@media(prefers-color-scheme:dark){:root{--bg:#0d1117;--fg:#e6edf3;--soft:#9198a1;--line:#3d444d;--go:#1f6feb;--link:#79c0ff}}\
 body{margin:0;background:var(--bg);color:var(--fg);font:16px/1.5 system-ui,sans-serif}\
 main{max-width:60rem;margin:0 auto;padding:1.5rem 1rem}\
 h1{font-size:1.3rem;margin:0 0 .5rem;overflow-wrap:anywhere}\
@@ -311,9 +329,14 @@ border:1px solid var(--soft);border-radius:6px}\
 button{padding:.5rem 1.25rem;font:inherit;font-weight:600;color:#fff;background:var(--go);border:1px solid var(--go);\
 border-radius:6px;cursor:pointer}\
 button.second{color:var(--fg);background:transparent;border-color:var(--soft)}\
-.scroll{overflow-x:auto;margin-top:1.5rem}\
-table{border-collapse:collapse;width:100%;font-size:.9375rem}\
-th,td{text-align:left;padding:.5rem .75rem;border-bottom:1px solid var(--line);vertical-align:top}\
-th{color:var(--soft);font-size:.875rem}\
+a{color:var(--link)}\
+table{border-collapse:collapse;width:100%;font-size:.9375rem;margin-top:1.5rem}\
+th,td{text-align:left;padding:.5rem 1rem .5rem 0;border-bottom:1px solid var(--line);vertical-align:top}\
+th{color:var(--soft);font-size:.875rem;white-space:nowrap}\
+.id{font-weight:600;overflow-wrap:anywhere;min-width:7rem}\
+.time{white-space:nowrap}\
+@media(max-width:40rem){thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}\
+table,tbody,tr,td{display:block}tr{padding:.5rem 0;border-bottom:1px solid var(--line)}td{padding:.125rem 0;border:0}\
+td[data-label]::before{content:attr(data-label);color:var(--soft)}}\
 .badge{display:inline-block;padding:0 .5rem;border-radius:10px;font-size:.8125rem;font-weight:600;color:#fff;background:#57606a}\
 .critical{background:#a40e26}.high{background:#bc4c00}.warning{background:#f0c541;color:#1f2328}";

@@ -128,7 +128,7 @@ impl CasesApi for Fake {
     }
 
     fn message<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<LinkedMessage>, ApiError>> {
-        let body = json!({"data": {"exceptions": [
+        let body = json!({"data": {"truncated": 99_980, "exceptions": [
             {"exception_id": "a", "change": "opened"}, {"exception_id": "b", "change": "reminder"},
             {"exception_id": "c", "change": "resolved"}, {"exception_id": "gone", "change": "opened"},
         ]}});
@@ -476,6 +476,11 @@ async fn following_a_link_shows_what_the_mail_listed_and_changes_nothing() {
     {
         assert!(page.body.contains(says), "{says} is not in {}", page.body);
     }
+    // Whoever acts on few of very many sees that, and where all of them are.
+    assert!(page.body.contains("99,980 more"), "{}", page.body);
+    let href = page.body.split_once("href=\"").and_then(|(_, rest)| rest.split_once('"')).unwrap().0;
+    let table = s.get(&format!("/{}", href.replace("&amp;", "&"))).await;
+    assert_eq!((table.status, href.starts_with("exceptions.csv?m=row-1&amp;")), (200, true), "{href}");
     assert!(!page.body.contains("P-c"), "what was resolved then is not listed: {}", page.body);
     let policy = page.header("content-security-policy").unwrap();
     assert!(

@@ -15,6 +15,6 @@ pub use event::{Event, FactValue, HoldField, Money, Position, Reject, RejectReas
 pub use exception::{Change, ChangeKind, ExceptionId, Resolution, Severity, exception_id};
 pub use fact::{DerivedFact, DerivedTime, FactRef, KNOWN_FACTS, known_fact};
 pub use milestone::{Control, Evidence, Milestone, MilestoneSet};
-pub use number::Decimal;
+pub use number::{Decimal, grouped};
 pub use time::{DAY, HOUR, MINUTE, SECOND, Time};
 pub use vocabulary::{FACT_WORDS, FactKind, FactWords, fact_words};

@@ -166,9 +166,29 @@ impl std::fmt::Display for Decimal {
     }
 }
 
+/// A count as people read it: `100,000`.
+#[must_use]
+pub fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_are_grouped_by_thousands() {
+        let read = [0, 999, 1_000, 100_000, 1_234_567].map(grouped);
+        assert_eq!(read, ["0", "999", "1,000", "100,000", "1,234,567"]);
+    }
 
     #[test]
     fn equal_by_value() {

@@ -88,8 +88,15 @@ impl LinkKey {
     #[must_use]
     pub fn sign(&self, purpose: Purpose, row: &str, created_ms: i64) -> Link {
         let expires = created_ms.saturating_add(GOOD_FOR).div_euclid(SECOND);
-        let signature = URL_SAFE_NO_PAD.encode(self.mac(purpose, row, expires).finalize().into_bytes());
-        Link { purpose, row: row.to_owned(), expires, signature }
+        self.other(&Link { purpose, row: row.to_owned(), expires, signature: String::new() }, purpose)
+    }
+
+    /// The link to the same message for another purpose, good for as long.
+    #[must_use]
+    pub fn other(&self, link: &Link, purpose: Purpose) -> Link {
+        let signature =
+            URL_SAFE_NO_PAD.encode(self.mac(purpose, &link.row, link.expires).finalize().into_bytes());
+        Link { purpose, row: link.row.clone(), expires: link.expires, signature }
     }
 
     /// Whether `link` is ours and still good.
@@ -157,6 +164,12 @@ mod tests {
         assert_eq!(forged(|l| l.signature.clear()), Err(LinkError::Forged));
         assert_eq!(forged(|l| l.signature = "not base64!".into()), Err(LinkError::Forged));
         assert_eq!(LinkKey::new([8; 32]).check(&link, 0), Err(LinkError::Forged));
+    }
+
+    #[test]
+    fn a_link_leads_to_another_that_is_good_for_as_long() {
+        let table = key().other(&key().sign(Purpose::Acknowledge, "row-1", 0), Purpose::List);
+        assert_eq!(table, key().sign(Purpose::List, "row-1", 0));
     }
 
     #[test]

@@ -5,14 +5,15 @@
 //! and escaped: a parcel's id cannot write a line of its own. No remote image, no script; colours for light and dark. An
 //! exception's `url` is left out: it names the API, for which the reader of a mail has no token.
 
+mod html;
+
 use std::fmt::Write as _;
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::Value;
 
-use super::body::{Body, Listed};
+use super::body::{Body, Last, Listed};
 use super::one_line;
-use crate::model::{SECOND, Severity, Time};
+use crate::model::{SECOND, Severity, Time, grouped};
 use crate::rules::template::span;
 
 /// What a mail is made from.
@@ -57,7 +58,8 @@ impl Mail<'_> {
             let _ = write!(line, ", {}", worst.name());
         }
         let c = data.counts;
-        let _ = write!(line, ": {} open, {} acknowledged, {} resolved", c.open, c.acknowledged, c.resolved);
+        let [open, acknowledged, resolved] = [c.open, c.acknowledged, c.resolved].map(grouped);
+        let _ = write!(line, ": {open} open, {acknowledged} acknowledged, {resolved} resolved");
         line
     }
 
@@ -86,11 +88,19 @@ impl Mail<'_> {
         }
     }
 
-    /// The title where all exceptions share one.
+    /// The title where all exceptions share one, those too that are not listed.
     pub fn title(&self) -> Option<String> {
+        if !self.one_rule() {
+            return None;
+        }
         let mut titles = self.body.data.exceptions.iter().map(title);
         let first = titles.next()?;
         titles.all(|t| t == first).then_some(first)
+    }
+
+    /// Whether what the listed ones share of their rule holds for all that the message tells of.
+    fn one_rule(&self) -> bool {
+        self.body.data.truncated == 0 || self.body.data.group.contains_key("rule")
     }
 
     pub fn group(&self) -> String {
@@ -98,204 +108,185 @@ impl Mail<'_> {
         pairs(shown).join(", ")
     }
 
-    /// What is shown of a parcel beside what its whole group has in common.
+    /// What is shown of a parcel beside what its whole group has in common and what [`ids`] says.
     pub fn facts(&self, e: &Listed) -> String {
-        let group = &self.body.data.group;
-        pairs(e.facts.iter().filter(|(name, value)| group.get(*name) != Some(*value))).join(", ")
+        self.facts_beside(e, &Common::default())
     }
 
-    /// The plain text.
+    fn facts_beside(&self, e: &Listed, common: &Common<'_>) -> String {
+        let group = &self.body.data.group;
+        let own = |(name, value): &(&String, &Value)| {
+            group.get(*name) != Some(*value)
+                && !IDS.contains(&name.as_str())
+                && !common.facts.iter().any(|(known, _)| known == name)
+        };
+        pairs(e.facts.iter().filter(own)).join(", ")
+    }
+
+    /// What need not be said again for each exception.
+    fn common(&self) -> Common<'_> {
+        let mut common = Common { title: self.title(), ..Common::default() };
+        let [first, others @ ..] = self.body.data.exceptions.as_slice() else { return common };
+        if others.is_empty() {
+            return common;
+        }
+        let group = &self.body.data.group;
+        let shared = |(name, value): &(&String, &Value)| {
+            group.get(*name) != Some(*value)
+                && !IDS.contains(&name.as_str())
+                && others.iter().all(|e| e.facts.get(*name) == Some(*value))
+        };
+        if self.body.data.truncated == 0 {
+            common.facts = first.facts.iter().filter(shared).collect();
+        }
+        let everywhere =
+            |r: &&str| self.one_rule() && others.iter().all(|e| e.runbook.as_deref() == Some(*r));
+        common.runbook = first.runbook.as_deref().filter(everywhere);
+        common
+    }
+
+    /// What the link to act on reaches: what is listed, which may be few of many.
+    fn act(&self) -> String {
+        match self.body.data.truncated {
+            0 => "Acknowledge or resolve".to_owned(),
+            _ => format!("Acknowledge or resolve the {} listed here", self.body.data.exceptions.len()),
+        }
+    }
+
+    fn left_out(&self) -> Option<String> {
+        let left = self.body.data.truncated;
+        (left > 0).then(|| format!("and {} more that this message does not list", grouped(left)))
+    }
+
+    /// The plain text, in lines of 72 characters as far as there are blanks.
     pub fn text(&self) -> String {
         let data = &self.body.data;
-        let mut out = format!("{}\n", self.headline());
-        let shared = self.title();
-        for line in [shared.clone().unwrap_or_default(), self.group(), self.why()] {
+        let mut out = String::new();
+        let common = self.common();
+        let title = common.title.clone().unwrap_or_default();
+        for line in [self.headline(), title, self.group(), common.facts(), self.why()] {
             if !line.is_empty() {
-                let _ = writeln!(out, "{line}");
+                fill(&mut out, "", "  ", &line);
             }
         }
         if let Some(at) = self.body.timestamp {
             let _ = writeln!(out, "As of {}", clock(at));
         }
+        if let Some(runbook) = common.runbook {
+            fill(&mut out, "", "  ", &format!("Runbook: {}", one_line(runbook)));
+        }
         if !data.summary.is_empty() {
             out.push('\n');
         }
         for line in &data.summary {
-            let _ = writeln!(out, "{}", one_line(line));
+            fill(&mut out, "", "  ", &counted(line));
         }
-        if let Some((url, until)) = &self.links.ack {
-            let _ = write!(out, "\nAcknowledge or resolve (good until {}):\n{url}\n", clock(*until));
-        }
-        if let Some((url, until)) = &self.links.list {
-            let _ = write!(out, "\n{TABLE} (CSV, good until {}):\n{url}\n", clock(*until));
+        for (what, link) in [(self.act(), &self.links.ack), (TABLE.to_owned(), &self.links.list)] {
+            if let Some((url, until)) = link {
+                out.push('\n');
+                fill(&mut out, "", "  ", &format!("{what}, good until {}:", clock(*until)));
+                let _ = writeln!(out, "{url}");
+            }
         }
         for e in &data.exceptions {
             out.push('\n');
-            self.text_of(&mut out, e, shared.is_none());
+            self.text_of(&mut out, e, &common);
         }
-        if data.truncated > 0 {
-            let _ = write!(out, "\nand {} more that this message does not list\n", data.truncated);
+        if let Some(left) = self.left_out() {
+            let _ = write!(out, "\n{left}\n");
         }
         let _ = write!(out, "\n-- \nparcelwatch, receiver {}\n", one_line(self.receiver));
         out
     }
 
-    fn text_of(&self, out: &mut String, e: &Listed, with_title: bool) {
-        let _ = writeln!(out, "{:8}  {}  {}", mark(e), one_line(&e.parcel_id), status(e));
+    fn text_of(&self, out: &mut String, e: &Listed, common: &Common<'_>) {
+        const INDENT: &str = "          ";
+        fill(out, &format!("{:8}  {}  ", mark(e), one_line(&e.parcel_id)), INDENT, &status(e));
         let mut more = Vec::new();
-        if with_title {
+        if common.title.is_none() {
             more.push(title(e));
         }
         let heard =
             Some(last(e)).filter(|l| !l.is_empty()).map_or_else(String::new, |l| format!("last: {l}"));
         more.extend(
-            [owner(e), ids(e), heard, expected(e), self.facts(e), doubt(e)]
+            [owner(e), ids(e), heard, expected(e), self.facts_beside(e, common), doubt(e)]
                 .into_iter()
                 .filter(|l| !l.is_empty()),
         );
-        if let Some(runbook) = &e.runbook {
+        if let Some(runbook) = e.runbook.as_ref().filter(|_| common.runbook.is_none()) {
             more.push(format!("runbook: {}", one_line(runbook)));
         }
         if !e.exception_id.is_empty() {
             more.push(format!("exception: {}", one_line(&e.exception_id)));
         }
         for line in more {
-            let _ = writeln!(out, "          {line}");
-        }
-    }
-
-    /// The HTML.
-    pub fn html(&self) -> String {
-        let shared = self.title();
-        let page = html! {
-            (DOCTYPE)
-            html lang="en" {
-                head {
-                    meta charset="utf-8";
-                    meta name="viewport" content="width=device-width, initial-scale=1";
-                    meta name="color-scheme" content="light dark";
-                    meta name="supported-color-schemes" content="light dark";
-                    title { (self.headline()) }
-                    style { (PreEscaped(STYLE)) }
-                }
-                body class="pw-page" style=(PAGE) {
-                    p class="pw-strong" style="margin:0 0 4px;font-size:18px;font-weight:700" { (self.headline()) }
-                    (self.html_intro(shared.as_deref()))
-                    (self.html_table(shared.is_none()))
-                    @if self.body.data.truncated > 0 {
-                        p class="pw-soft" style=(SOFT) { "and " (self.body.data.truncated) " more that this message does not list" }
-                    }
-                    p class="pw-soft" style=(SOFT) { "parcelwatch, receiver " (one_line(self.receiver)) }
-                }
-            }
-        };
-        page.into_string()
-    }
-
-    fn html_intro(&self, title: Option<&str>) -> Markup {
-        let group = self.group();
-        html! {
-            @if let Some(title) = title { p style="margin:0 0 4px;font-size:15px" { (title) } }
-            p class="pw-soft" style=(SOFT) {
-                @if !group.is_empty() { (group) " · " }
-                (self.why())
-                @if let Some(at) = self.body.timestamp { " · as of " (clock(at)) }
-            }
-            @for line in &self.body.data.summary {
-                p style="margin:4px 0;font-size:14px" { (one_line(line)) }
-            }
-            @if let Some((url, until)) = &self.links.ack {
-                p style="margin:12px 0" {
-                    a href=(url) style=(BUTTON) { "Acknowledge or resolve" }
-                    span class="pw-soft" style="color:#57606a;font-size:13px" { "  good until " (clock(*until)) }
-                }
-            }
-            @if let Some((url, until)) = &self.links.list {
-                p style="margin:12px 0;font-size:14px" {
-                    a class="pw-link" href=(url) style="color:#0550ae" { (TABLE) " (CSV)" }
-                    span class="pw-soft" style="color:#57606a;font-size:13px" { "  good until " (clock(*until)) }
-                }
-            }
-        }
-    }
-
-    fn html_table(&self, with_title: bool) -> Markup {
-        if self.body.data.exceptions.is_empty() {
-            return html! {};
-        }
-        html! {
-            table role="table" cellpadding="0" cellspacing="0" style="border-collapse:collapse;width:100%;margin:12px 0" {
-                tr class="pw-head" {
-                    @for head in ["Severity", "Parcel", "Due", "Owner", "Last milestone"] {
-                        th class="pw-cell pw-soft" align="left" style=(HEAD) { (head) }
-                    }
-                }
-                @for e in &self.body.data.exceptions { (html_row(e, &self.facts(e), with_title)) }
-            }
+            fill(out, INDENT, "            ", &line);
         }
     }
 }
 
-fn html_row(e: &Listed, facts: &str, with_title: bool) -> Markup {
-    let small = |text: String| {
-        html! { @if !text.is_empty() { div class="pw-soft" style="color:#57606a;font-size:13px" { (text) } } }
-    };
-    html! {
-        tr class="pw-row" {
-            td class="pw-cell" style=(CELL) { span style=(badge(e)) { (mark(e)) } }
-            td class="pw-cell" style=(CELL) {
-                span style="font-weight:600" { (one_line(&e.parcel_id)) }
-                @if with_title { div { (title(e)) } }
-                (small(ids(e)))
-                (small(facts.to_owned()))
-                (small(doubt(e)))
-                @if let Some(runbook) = &e.runbook {
-                    @match web(runbook) {
-                        Some(url) => { div { a class="pw-link" href=(url) style="color:#0550ae;font-size:13px" { "runbook" } } },
-                        None => { (small(format!("runbook: {}", one_line(runbook)))) },
-                    }
-                }
-            }
-            td class="pw-cell" style=(CELL) { (status(e)) }
-            td class="pw-cell" style=(CELL) {
-                (one_line(&e.owner))
-                @if let Some(by) = &e.acknowledged_by { (small(format!("acknowledged by {}", one_line(by)))) }
-            }
-            td class="pw-cell" style=(CELL) { (last(e)) (small(expected(e))) }
-        }
+/// Facts that [`ids`] tells in its own words.
+const IDS: [&str; 3] = ["tracking_number", "carrier_code", "order_id"];
+
+/// What all exceptions of a message have in common.
+#[derive(Default)]
+struct Common<'a> {
+    title: Option<String>,
+    facts: Vec<(&'a String, &'a Value)>,
+    runbook: Option<&'a str>,
+}
+
+impl Common<'_> {
+    fn facts(&self) -> String {
+        pairs(self.facts.iter().copied()).join(", ")
     }
 }
 
-const TABLE: &str = "Everything this message tells of, as a table";
-
-const PAGE: &str = "margin:0;padding:16px;background:#ffffff;color:#1f2328;\
-    font:14px/1.45 -apple-system,'Segoe UI',Roboto,Helvetica,Arial,sans-serif";
-const SOFT: &str = "margin:0 0 4px;color:#57606a;font-size:13px";
-const HEAD: &str =
-    "padding:6px 10px;border-bottom:2px solid #d0d7de;color:#57606a;font-size:13px;font-weight:600";
-const CELL: &str = "padding:8px 10px;border-bottom:1px solid #d0d7de;vertical-align:top";
-const BUTTON: &str = "display:inline-block;padding:8px 16px;border-radius:6px;background:#0550ae;color:#ffffff;\
-    font-weight:600;text-decoration:none";
-/// For clients that read style sheets: dark colours, and on a phone one exception below the other.
-const STYLE: &str = "@media (prefers-color-scheme:dark){.pw-page{background:#0d1117!important;color:#e6edf3!important}\
-    .pw-soft{color:#9198a1!important}.pw-cell,.pw-row{border-color:#3d444d!important}.pw-link{color:#79c0ff!important}}\
-    @media (max-width:640px){.pw-head{display:none!important}\
-    .pw-row{display:block!important;padding:8px 0!important;border-bottom:1px solid #d0d7de!important}\
-    .pw-row .pw-cell{display:block!important;padding:2px 0!important;border:0!important}}";
-
-/// White or black on a colour of at least 4.5 : 1, in light and dark alike.
-fn badge(e: &Listed) -> String {
-    let (back, fore) = match mark(e) {
-        "CRITICAL" => ("#a40e26", "#ffffff"),
-        "HIGH" => ("#bc4c00", "#ffffff"),
-        "WARNING" => ("#f0c541", "#1f2328"),
-        "RESOLVED" => ("#1a7f37", "#ffffff"),
-        _ => ("#57606a", "#ffffff"),
-    };
-    format!(
-        "display:inline-block;padding:1px 8px;border-radius:10px;background:{back};color:{fore};font-size:12px;font-weight:600"
-    )
+/// A line of counts, each of which stays with what it counts.
+fn counted(line: &str) -> String {
+    let line = one_line(line);
+    let mut characters = line.chars().peekable();
+    let mut out = String::with_capacity(line.len());
+    while let Some(c) = characters.next() {
+        let count = c == ' ' && characters.peek().is_some_and(char::is_ascii_digit);
+        out.push(if count { KEEP } else { c });
+    }
+    out
 }
+
+/// A blank at which no line ends.
+const KEEP: char = '\u{a0}';
+/// Characters of a line.
+const WIDTH: usize = 72;
+
+/// Writes a text in lines, the first after `first`, the others after `rest`; a word that is longer than a line stays whole.
+fn fill(out: &mut String, first: &str, rest: &str, text: &str) {
+    // A date stays with its time, and with what it is.
+    let mut text: Vec<char> = text.replace("(due ", "(due\u{a0}").chars().collect();
+    for at in 6..text.len().saturating_sub(3) {
+        if text[at..].starts_with(&[' ', 'U', 'T', 'C']) && text[at - 6] == ' ' {
+            (text[at], text[at - 6]) = (KEEP, KEEP);
+        }
+    }
+    let text: String = text.into_iter().collect();
+    let mut line = first.to_owned();
+    let mut empty = true;
+    for word in text.split(' ').filter(|w| !w.is_empty()) {
+        let used = line.trim_end().chars().count();
+        let gap = usize::from(!empty);
+        if line.chars().count() + gap + word.chars().count() > WIDTH && used > rest.len() {
+            let _ = writeln!(out, "{}", line.trim_end().replace(KEEP, " "));
+            rest.clone_into(&mut line);
+        } else if gap > 0 {
+            line.push(' ');
+        }
+        line.push_str(word);
+        empty = false;
+    }
+    let _ = writeln!(out, "{}", line.trim_end().replace(KEEP, " "));
+}
+
+const TABLE: &str = "All it tells of, as a table (CSV)";
 
 pub(super) fn mark(e: &Listed) -> &'static str {
     if e.change == "resolved" {
@@ -313,10 +304,10 @@ pub(super) fn title(e: &Listed) -> String {
     one_line(if e.title.is_empty() { &e.rule } else { &e.title })
 }
 
-/// How it stands: overdue, due, or how it ended.
-pub(super) fn status(e: &Listed) -> String {
+/// How it stands or ended, "" where it is not overdue; and when it was due, where that matters still.
+fn state_and_due(e: &Listed) -> (String, Option<Time>) {
     if e.change == "resolved" {
-        return match e.resolution.as_deref() {
+        let how = match e.resolution.as_deref() {
             Some("satisfied_late") => "it happened, late".to_owned(),
             Some("late_evidence") => "it had happened in time and was reported late".to_owned(),
             Some("terminal") => "the parcel's journey is over".to_owned(),
@@ -328,13 +319,23 @@ pub(super) fn status(e: &Listed) -> String {
             Some(other) => one_line(other),
             None => "resolved".to_owned(),
         };
+        return (how, None);
     }
-    let due = e.due.map(clock);
-    match (e.overdue_seconds, due) {
-        (s, Some(due)) if s > 0 => format!("overdue by {} (due {due})", span(s.saturating_mul(SECOND))),
-        (s, None) if s > 0 => format!("overdue by {}", span(s.saturating_mul(SECOND))),
-        (_, Some(due)) => format!("due {due}"),
-        (_, None) => String::new(),
+    let overdue = e.overdue_seconds;
+    let state = if overdue > 0 {
+        format!("overdue by {}", span(overdue.saturating_mul(SECOND)))
+    } else {
+        String::new()
+    };
+    (state, e.due)
+}
+
+/// The same in one line.
+pub(super) fn status(e: &Listed) -> String {
+    match state_and_due(e) {
+        (state, Some(due)) if state.is_empty() => format!("due {}", clock(due)),
+        (state, Some(due)) => format!("{state} (due {})", clock(due)),
+        (state, None) => state,
     }
 }
 
@@ -360,12 +361,17 @@ pub(super) fn ids(e: &Listed) -> String {
 
 pub(super) fn last(e: &Listed) -> String {
     let Some(last) = &e.last else { return String::new() };
+    let mut line = place(last);
+    if let Some(time) = last.time {
+        let _ = write!(line, ", {}", clock(time));
+    }
+    line
+}
+
+fn place(last: &Last) -> String {
     let mut line = one_line(&last.milestone);
     if let Some(facility) = &last.facility {
         let _ = write!(line, " at {}", one_line(facility));
-    }
-    if let Some(time) = last.time {
-        let _ = write!(line, ", {}", clock(time));
     }
     line
 }

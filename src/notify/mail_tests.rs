@@ -27,10 +27,11 @@ lane CN-ES
 New (policy handoff, step 1)
 As of 2026-10-14 07:10 UTC
 
-Acknowledge or resolve (good until 2026-10-21 07:10 UTC):
+Acknowledge or resolve the 3 listed here, good until
+  2026-10-21 07:10 UTC:
 https://watch.example.org/ack?m=row-1&e=1&s=x
 
-Everything this message tells of, as a table (CSV, good until 2026-10-21 07:10 UTC):
+All it tells of, as a table (CSV), good until 2026-10-21 07:10 UTC:
 https://watch.example.org/exceptions.csv?m=row-1&e=1&s=y
 
 CRITICAL  P-ES-0001  overdue by 2 h 10 min (due 2026-10-14 05:00 UTC)
@@ -63,19 +64,69 @@ parcelwatch, receiver ops_mail
 }
 
 #[test]
+fn what_all_have_in_common_is_said_once_and_lines_are_short() {
+    let mut body = body();
+    body.data.truncated = 0;
+    body.data.counts.open = 100_000;
+    body.data.summary = vec![format!("Lane: {}", "CN-ES 27,777; ".repeat(9))];
+    for e in &mut body.data.exceptions {
+        e.runbook = Some(format!("Ask {} of the carrier", "the desk ".repeat(8)));
+        e.facts.insert("duty_status".into(), "prepaid".into());
+        e.facts.insert("order_id".into(), "O-77".into());
+        e.parcel_id = format!("A-RATHER-LONG-{}", e.parcel_id);
+    }
+    let (text, html) = (mail(&body).text(), mail(&body).html());
+    for once in ["duty_status prepaid", "Ask the desk"] {
+        assert_eq!((text.matches(once).count(), html.matches(once).count()), (1, 1), "{once}\n{text}");
+    }
+    assert!(!text.contains("order_id"), "it is told as the order: {text}");
+    assert!(text.starts_with("OPEN, critical: 100,000 open"), "{text}");
+    let long: Vec<&str> =
+        text.lines().filter(|l| l.chars().count() > WIDTH && !l.starts_with("https://")).collect();
+    assert!(long.is_empty(), "{long:#?}\n{text}");
+    let status =
+        "CRITICAL  A-RATHER-LONG-P-ES-0001  overdue by 2 h 10 min\n          (due 2026-10-14 05:00 UTC)\n";
+    assert!(text.contains(status), "{text}");
+    // One that differs, and it stands with each again.
+    body.data.exceptions[2].facts.insert("duty_status".into(), "unpaid".into());
+    let text = mail(&body).text();
+    assert!(
+        text.contains("duty_status unpaid") && text.matches("duty_status prepaid").count() == 2,
+        "{text}"
+    );
+}
+
+#[test]
+fn what_the_listed_share_is_not_said_of_those_that_are_not() {
+    let mut body = body();
+    body.data.truncated = 99_997;
+    body.data.group.remove("rule");
+    for e in &mut body.data.exceptions {
+        e.runbook = Some("Ask the desk".into());
+        e.facts.insert("duty_status".into(), "prepaid".into());
+    }
+    let text = mail(&body).text();
+    assert!(text.contains("and 99,997 more"), "{text}");
+    for each in ["Cleared import customs, but", "Ask the desk", "duty_status prepaid"] {
+        assert_eq!(text.matches(each).count(), 3, "{each}\n{text}");
+    }
+}
+
+#[test]
 fn the_html_says_the_same_and_loads_nothing() {
     let html = mail(&body()).html();
     for says in [
         "OPEN, critical: 12 open, 1 acknowledged, 3 resolved",
         "Cleared import customs, but the domestic carrier has not scanned it",
-        "overdue by 2 h 10 min (due 2026-10-14 05:00 UTC)",
+        "overdue by 2 h 10 min",
+        "2026-10-14 05:00 UTC",
         "tracking LX123456789CN (correos), order O-77",
         "acknowledged by Maria",
         "it happened, late",
         "and 9 more",
         "https://watch.example.org/ack?m=row-1&amp;e=1&amp;s=x",
         "https://watch.example.org/exceptions.csv?m=row-1&amp;e=1&amp;s=y",
-        "good until 2026-10-21 07:10 UTC",
+        "good until <span style=\"white-space:nowrap\">2026-10-21 07:10 UTC</span>",
         "color-scheme",
     ] {
         assert!(html.contains(says), "{says}\nis not in\n{html}");

@@ -15,6 +15,7 @@ use super::mail::{self, Links, Mail};
 use super::templated;
 use super::webhook::{Target, WebhookClient, WebhookError};
 use super::{Delivery, Message, Notifier, one_line};
+use crate::model::grouped;
 use crate::rules::template::Templates;
 
 /// Blocks for exceptions: with heading, introduction and end under Slack's 50.
@@ -109,7 +110,7 @@ fn payload(body: &Body, receiver: &str) -> Value {
     let left = data.truncated + (data.exceptions.len() - listed) as u64;
     let mut end = format!("parcelwatch, receiver {}", escape(&one_line(receiver)));
     if left > 0 {
-        end = format!("and {left} more that this message does not list · {end}");
+        end = format!("and {} more that this message does not list · {end}", grouped(left));
     }
     blocks.push(context(&end));
     // `text` is what a notification of the phone shows.

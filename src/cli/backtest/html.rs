@@ -9,7 +9,8 @@ use super::Findings;
 use super::against::Difference;
 use super::learn::Learned;
 use super::sketch::duration;
-use super::table::{grouped, percent, rate};
+use super::table::{percent, rate};
+use crate::model::grouped;
 
 /// Nothing is loaded and nothing runs, whatever else might stand in the page.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";

@@ -18,7 +18,7 @@ use super::report::{OfRule, Report, Window};
 use super::sketch::minute;
 use super::{html, jsonl, table};
 use crate::config::{self, Config, read_secret};
-use crate::model::{Change, DAY, Time};
+use crate::model::{Change, DAY, Time, grouped};
 use crate::rules::problem::Level;
 use crate::rules::{Policies, Rule, RuleSet, compile};
 use crate::source::blocks::{Block, Scanner};
@@ -123,7 +123,7 @@ impl Findings<'_> {
     /// What was looked at.
     #[must_use]
     pub fn sentence(&self) -> String {
-        let n = table::grouped;
+        let n = grouped;
         let (Some(first), Some(last)) = (self.totals.first, self.totals.last) else {
             return "No event with a readable time.".to_owned();
         };

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::Findings;
 use super::against::Difference;
 use super::sketch::duration;
+use crate::model::grouped;
 
 /// Rows of learned delays that are shown.
 const DELAYS: usize = 20;
@@ -51,20 +52,6 @@ pub fn rate(n: f64) -> String {
     } else {
         format!("{n:.2}")
     }
-}
-
-/// `12,345`
-#[must_use]
-pub fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(c);
-    }
-    out
 }
 
 /// `12 %`, `–` of nothing.

@@ -7,9 +7,9 @@ use super::super::Findings;
 use super::super::learn::Pair;
 use super::super::report::{Example, OfRule, Tally};
 use super::super::sketch::{duration, second};
-use super::super::table::{grouped, percent, rate};
+use super::super::table::{percent, rate};
 use super::or_dash;
-use crate::model::{Change, ChangeKind, DAY, HOUR, Resolution, Severity, Time};
+use crate::model::{Change, ChangeKind, DAY, HOUR, Resolution, Severity, Time, grouped};
 use crate::rules::Rule;
 
 /// Bounds of the histogram of how much too late.
