@@ -1,5 +1,6 @@
 //! Messages that failed: seen, tried again, dropped, over the listener and by the command line, down to the rows.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use parcelwatch::cases::{OutboxRow, Outcome};
@@ -9,7 +10,7 @@ use parcelwatch::cli::outbox::{self, Format, Outbox, Who};
 use serde_json::{Value, json};
 
 use super::desk::{ask, serve};
-use crate::world::{World, on_postgres, opened, policies, step};
+use crate::world::{MINUTE, World, on_postgres, opened, policies, step};
 
 fn row(id: &str, thread: &str, created_ms: i64) -> OutboxRow {
     OutboxRow {
@@ -242,5 +243,38 @@ async fn a_test_goes_to_each_recipient_and_a_preview_is_what_is_sent() {
     let done = tokio::task::spawn_blocking(move || notify::run(&out).expect("answers")).await;
     assert_eq!(done.expect("no panic"), 0);
     assert!(std::fs::read_to_string(file).expect("a file").starts_with("<!DOCTYPE html>"));
+    server.stop(Duration::from_secs(1)).await;
+}
+
+/// HTTP/1.0 knows no pieces: the answer ends with the connection.
+async fn read_all(server: &parcelwatch::http::Server, path: &str) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut stream = tokio::net::TcpStream::connect(server.address()).await.expect("connects");
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: x\r\n\r\n").as_bytes()).await.expect("sent");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.expect("an answer");
+    text
+}
+
+#[tokio::test]
+async fn all_that_a_digest_tells_of_is_read_over_the_listener() {
+    let mut world = World::new(policies(vec![step(0, &["ops_mail"], None)])).await;
+    let changes: Vec<_> = (0..2_345).map(|i| opened(&format!("=P{i:04}"), i)).collect();
+    world.commit(0, &changes).await;
+    world.run_for(MINUTE).await;
+    let sent = world.sent("ops_mail").await;
+    let digest = sent.iter().find(|m| m.kind == "digest").expect("a digest");
+    let (server, _) = serve(&world).await;
+    let path = format!("/api/v1/outbox/{}/exceptions.csv", digest.id);
+    let url = digest.body["data"]["digest"]["csv_url"].as_str().expect("a link");
+    assert!(url.ends_with(&path), "{url}");
+    let answer = read_all(&server, &path).await;
+    let (head, table) = answer.split_once("\r\n\r\n").expect("a header");
+    assert!(head.starts_with("HTTP/1.0 200"), "{head}");
+    let parcels: BTreeSet<&str> = table.lines().skip(1).filter_map(|l| l.split(',').nth(3)).collect();
+    assert_eq!((table.lines().count(), parcels.len()), (2_346, 2_345));
+    assert_eq!((parcels.first(), parcels.last()), (Some(&"'=P0000"), Some(&"'=P2344")));
+    let nobody = read_all(&server, "/api/v1/outbox/nobody/exceptions.csv").await;
+    assert!(nobody.starts_with("HTTP/1.0 404"), "{nobody}");
     server.stop(Duration::from_secs(1)).await;
 }
