@@ -91,6 +91,19 @@ impl Cases {
         Ok(next.unwrap_or(NEVER))
     }
 
+    /// When the next group is flushed; [`NEVER`].
+    ///
+    /// # Errors
+    /// Every [`CasesError`].
+    pub async fn next_flush(&self) -> Result<i64, CasesError> {
+        let next: Option<i64> =
+            sqlx::query_scalar("SELECT MIN(flush_ms) FROM groups WHERE flush_ms < 9223372036854775807")
+                .fetch_one(&self.inner.reader)
+                .await
+                .map_err(|e| self.failed(e))?;
+        Ok(next.unwrap_or(NEVER))
+    }
+
     /// Makes the time of every standing exception come where the policies are others than before.
     ///
     /// # Errors
@@ -122,18 +135,20 @@ impl Cases {
         self.end(tx).await
     }
 
-    /// A partition's backlog is over: what waited for a flush meanwhile is looked at again.
+    /// The backlog of these partitions is over: what waited for a flush meanwhile is looked at again.
     ///
     /// # Errors
     /// Every [`CasesError`].
-    pub async fn wake_waiting(&self, partition: i32, now_ms: i64) -> Result<(), CasesError> {
+    pub async fn wake_waiting(&self, partitions: &BTreeSet<i32>, now_ms: i64) -> Result<(), CasesError> {
         let mut tx = self.begin_leading().await?;
-        sqlx::query("UPDATE exceptions SET next_ms = $2 WHERE partition_id = $1 AND waiting = 1")
-            .bind(i64::from(partition))
-            .bind(now_ms)
-            .execute(&mut *tx)
-            .await
-            .map_err(|e| self.failed(e))?;
+        for partition in partitions {
+            sqlx::query("UPDATE exceptions SET next_ms = $2 WHERE partition_id = $1 AND waiting = 1")
+                .bind(i64::from(*partition))
+                .bind(now_ms)
+                .execute(&mut *tx)
+                .await
+                .map_err(|e| self.failed(e))?;
+        }
         self.end(tx).await
     }
 }

@@ -13,12 +13,12 @@ use crate::model::{MINUTE, SECOND};
 use crate::rules::Policies;
 
 /// Exceptions looked at in one transaction at most: the shards wait for the writer meanwhile, and this loop waits for theirs.
-const LOOK: u32 = 5_000;
+const LOOK: u32 = 4_000;
 /// Exceptions told in one transaction at most.
 const SLICE: u32 = 2_000;
 /// Slices looked at before groups are flushed, though there be more: in a storm the first to be told do not wait for the last to be
 /// looked at.
-const LOOKS: usize = 2;
+const LOOKS: usize = 3;
 /// Groups flushed in one transaction at most.
 const GROUPS: u32 = 100;
 /// Backlog ends this long after the start, whatever the watermarks say (DESIGN §4.8).
@@ -227,8 +227,9 @@ impl Escalator {
         }
         let all = self.cases.partitions().await?;
         let (speaking, next_to_speak) = self.backlog.speaking(&all, memory.started, now);
-        for &partition in speaking.difference(&memory.spoke) {
-            self.cases.wake_waiting(partition, now).await?;
+        let begin: BTreeSet<i32> = speaking.difference(&memory.spoke).copied().collect();
+        if !begin.is_empty() {
+            self.cases.wake_waiting(&begin, now).await?;
         }
         memory.spoke.clone_from(&speaking);
         // Before anybody is told of a parcel: an incident of its feed is told in its place.
@@ -240,7 +241,8 @@ impl Escalator {
             if next > now {
                 return Ok(next.min(next_to_speak).min(next_feeds));
             }
-            for _ in 0..LOOKS {
+            let looks = if self.cases.next_flush().await? <= now { 1 } else { LOOKS };
+            for _ in 0..looks {
                 if !self.look(&policies, &speaking, now).await? {
                     break;
                 }
