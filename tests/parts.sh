@@ -83,12 +83,7 @@ POM
   rm -rf "$parts/kafka/libs"
   mv "$half" "$parts/kafka/libs"
 }
-# The server alone: no cluster of its own, which the package would make and start.
-fetch_postgres() {
-  mkdir -p /etc/postgresql-common 2>/dev/null && [ -e /etc/postgresql-common/createcluster.conf ] ||
-    echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf || return 1
-  apt_install postgresql-15
-}
+fetch_postgres() { apt_install postgresql; } # of the distribution; tried with 15
 fetch_exim() { apt_install exim4-daemon-light; }
 fetch_prometheus() { apt_install prometheus; }
 fetch_alertmanager() { apt_install prometheus-alertmanager; }
