@@ -441,7 +441,7 @@ fn plan(
             plan.insert(to.clone(), (ladder.step.max(1), said.0, said.1));
         }
     }
-    let word = if untold || ladder.round == 0 || !ladder.told { case.news.word } else { Word::Reminder };
+    let anew = !untold && ladder.round > 0;
     let reason = match case.news.word {
         _ if was_quiet => Reason::MuteEnded,
         Word::Opened if untold => Reason::New,
@@ -452,6 +452,8 @@ fn plan(
     for &k in &due.steps {
         for receiver in receivers(sender.policies, policy, k, case, evidence) {
             for to in recipients(sender.policies, &receiver) {
+                // Who has not heard of it is told the news; there is nothing to be reminded of.
+                let word = if anew && told.contains(&to) { Word::Reminder } else { case.news.word };
                 if plan.insert(to, (k, reason, word)).is_some_and(|(before, ..)| before > 0) {
                     twice = Some(k);
                 }

@@ -253,6 +253,22 @@ async fn reminders_and_acknowledgements_that_run_out() {
 }
 
 #[tokio::test]
+async fn who_hears_of_it_first_after_an_acknowledgement_is_not_reminded_of_it() {
+    let mut policies = policies(vec![step(0, &["erp"], None), step(6 * HOUR, &["pager"], None)]);
+    policies.policies[0].ack_timeout = Some(8 * HOUR);
+    let mut world = World::new(policies).await;
+    world.commit(0, &[opened("P1", 1)]).await;
+    world.run_for(MINUTE).await;
+    world.cases.acknowledge(&opened("P1", 1).exception_id(), "ann", "", world.now()).await.expect("acts");
+    world.run_for(24 * HOUR).await;
+    assert_eq!(
+        lines(&world.sent("erp").await),
+        ["new exceptions.opened 1 P1", "ack_expired exceptions.reminder 1 P1"]
+    );
+    assert_eq!(lines(&world.sent("pager").await), ["step exceptions.opened 2 P1"]);
+}
+
+#[tokio::test]
 async fn nothing_is_told_in_the_backlog_and_then_only_what_stands() {
     let mut world = World::new(one_step()).await;
     // Told before the restart.
