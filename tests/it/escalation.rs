@@ -5,7 +5,7 @@ use parcelwatch::model::Severity;
 use serde_json::json;
 
 use crate::world::{
-    HOUR, MINUTE, Message, SECOND, START, World, change, ended, lines, opened, policies, raised, step,
+    HOUR, MINUTE, Message, SECOND, START, World, change, commit, ended, lines, opened, policies, raised, step,
 };
 
 mod auditor;
@@ -423,18 +423,7 @@ async fn the_loop_wakes_at_a_commit_and_stops_when_told() {
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let World { cases, escalator, rules, policies, dir: _dir, .. } = world;
     let running = tokio::spawn(escalator.run(stopped));
-    let recorded = parcelwatch::cases::Recorded::default();
-    let changes = [opened("P1", 1)];
-    let batch = parcelwatch::cases::Batch {
-        partition: 0,
-        changes: &changes,
-        heard: &[],
-        rules: &rules,
-        policies: &policies,
-        recorded: &recorded,
-        now_ms: START,
-    };
-    cases.commit(&batch).await.expect("commits");
+    commit(&cases, (&rules, &policies), 0, &[opened("P1", 1)], START).await.expect("commits");
     let patience = std::time::Duration::from_secs(60);
     tokio::time::timeout(patience, filled).await.expect("the dispatchers are woken");
     assert_eq!(cases.outbox_due("erp", START, 10, MINUTE).await.expect("rows").len(), 1);

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
-use parcelwatch::cases::{Batch, Cases, CasesError, Options, OutboxRow, Outcome, Place, Recorded, Server};
-use parcelwatch::model::Time;
+use parcelwatch::cases::{Cases, CasesError, Options, OutboxRow, Outcome, Place, Server};
 use parcelwatch::rules::policies::Policies;
 
 use crate::parts::postgres::Postgres;
-use crate::world::{DATABASE, MINUTE, START, opened, options, policies, rules, step};
+use crate::world::{self, DATABASE, MINUTE, START, opened, options, policies, rules, step};
 
 /// A process of its own, whose worlds are in a PostgreSQL: the variable is for all of its tests.
 #[test]
@@ -41,18 +40,8 @@ fn plain() -> Policies {
 
 async fn commit(cases: &Cases, parcel: &str, offset: i64) -> Result<Vec<bool>, CasesError> {
     let (rules, policies) = (rules(), plain());
-    let recorded = Recorded { position: offset + 1, watermark: Time(START), rules_hash: rules.hash.clone() };
     let changes = [opened(parcel, offset)];
-    let batch = Batch {
-        partition: 0,
-        changes: &changes,
-        heard: &[],
-        rules: &rules,
-        policies: &policies,
-        recorded: &recorded,
-        now_ms: START,
-    };
-    cases.commit(&batch).await.map(|c| c.new)
+    world::commit(cases, (&rules, &policies), 0, &changes, START).await.map(|c| c.new)
 }
 
 fn deposed<T: std::fmt::Debug>(outcome: Result<T, CasesError>) {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use parcelwatch::cases::{Batch, Cases, Committed, Options, Place, Recorded, Server};
+use parcelwatch::cases::{Batch, Cases, CasesError, Committed, Options, Place, Recorded, Server};
 use parcelwatch::escalation::feeds::Heard;
 use parcelwatch::model::{Change, ChangeKind, DerivedTime, FactRef, Resolution, Severity, Time, known_fact};
 use parcelwatch::rules::policies::{OwnerRoute, Policies, Policy, Receiver, ReceiverKind, SecretText, Step};
@@ -249,6 +249,20 @@ fn escalator(
     (escalator, sender)
 }
 
+/// Commits changes of a partition, which stands behind the last of them then.
+pub async fn commit(
+    cases: &Cases,
+    (rules, policies): (&RuleSet, &Policies),
+    partition: i32,
+    changes: &[Change],
+    now_ms: i64,
+) -> Result<Committed, CasesError> {
+    let position = changes.iter().map(|c| c.offset + 1).max().unwrap_or(0);
+    let recorded = Recorded { position, watermark: Time(now_ms), rules_hash: rules.hash.clone() };
+    let batch = Batch { partition, changes, heard: &[], rules, policies, recorded: &recorded, now_ms };
+    cases.commit(&batch).await
+}
+
 impl World {
     /// Partitions 0 to 3 have caught up.
     pub async fn new(policies: Policies) -> World {
@@ -293,19 +307,8 @@ impl World {
     }
 
     pub async fn commit(&self, partition: i32, changes: &[Change]) -> Committed {
-        let position = changes.iter().map(|c| c.offset + 1).max().unwrap_or(0);
-        let recorded =
-            Recorded { position, watermark: Time(self.now()), rules_hash: self.rules.hash.clone() };
-        let batch = Batch {
-            partition,
-            changes,
-            heard: &[],
-            rules: &self.rules,
-            policies: &self.policies,
-            recorded: &recorded,
-            now_ms: self.now(),
-        };
-        self.cases.commit(&batch).await.expect("commits")
+        let in_force = (&*self.rules, &*self.policies);
+        commit(&self.cases, in_force, partition, changes, self.now()).await.expect("commits")
     }
 
     /// What the records of a partition, known up to now, told of a feed.

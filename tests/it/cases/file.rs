@@ -1,11 +1,10 @@
 //! The database as a file: damage, a version from the future, a lock, a full disk.
 
-use parcelwatch::cases::{Batch, Cases, CasesError, Filter, Options, Recorded};
-use parcelwatch::model::Time;
+use parcelwatch::cases::{Cases, CasesError, Filter, Options};
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::plain;
-use crate::world::{START, World, opened, options, rules};
+use crate::world::{START, World, commit, opened, options, rules};
 
 #[tokio::test]
 async fn a_damaged_file_is_said_plainly() {
@@ -62,23 +61,14 @@ async fn a_locked_file_is_waited_for_and_nothing_is_lost() {
     let path = world.dir.path().join("cases.sqlite");
     let mut other = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).connect().await.expect("opens");
     sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.expect("locked");
-    let (rules, policies) = (rules(), plain());
-    let recorded = Recorded { position: 3, watermark: Time(START), rules_hash: rules.hash.clone() };
     let changes = [opened("P2", 2)];
-    let batch = Batch {
-        partition: 0,
-        changes: &changes,
-        heard: &[],
-        rules: &rules,
-        policies: &policies,
-        recorded: &recorded,
-        now_ms: START,
-    };
-    let error = world.cases.commit(&batch).await.expect_err("locked");
+    let (rules, policies) = (rules(), plain());
+    let again = || commit(&world.cases, (&rules, &policies), 0, &changes, START);
+    let error = again().await.expect_err("locked");
     assert!(matches!(error, CasesError::Locked { .. }) && error.is_transient(), "{error:?}");
     assert_eq!(world.cases.recorded(0).await.expect("reading goes on").map(|r| r.position), Some(2));
     sqlx::query("ROLLBACK").execute(&mut other).await.expect("released");
-    assert_eq!(world.cases.commit(&batch).await.expect("commits").new, [true]);
+    assert_eq!(again().await.expect("commits").new, [true]);
 }
 
 #[tokio::test]
@@ -88,21 +78,10 @@ async fn a_full_disk_takes_whole_batches_or_none_and_goes_on_when_there_is_room(
     let small = Options { max_page_count: Some(120), ..options() };
     let cases = Cases::open_with(&path, &small).await.expect("opens");
     let (rules, policies) = (rules(), plain());
+    let fifty = |from: i64| (from..from + 50).map(|i| opened(&format!("P{i}"), i)).collect::<Vec<_>>();
     let mut position = 0;
     let error = loop {
-        let changes: Vec<_> = (position..position + 50).map(|i| opened(&format!("P{i}"), i)).collect();
-        let recorded =
-            Recorded { position: position + 50, watermark: Time(START), rules_hash: rules.hash.clone() };
-        let batch = Batch {
-            partition: 0,
-            changes: &changes,
-            heard: &[],
-            rules: &rules,
-            policies: &policies,
-            recorded: &recorded,
-            now_ms: START,
-        };
-        match cases.commit(&batch).await {
+        match commit(&cases, (&rules, &policies), 0, &fifty(position), START).await {
             Ok(_) => position += 50,
             Err(error) => break error,
         }
@@ -117,17 +96,6 @@ async fn a_full_disk_takes_whole_batches_or_none_and_goes_on_when_there_is_room(
     assert!(matches!(again, Err(CasesError::Full { .. })), "{again:?}");
     cases.close().await;
     let cases = Cases::open_with(&path, &options()).await.expect("opens");
-    let changes: Vec<_> = (position..position + 50).map(|i| opened(&format!("P{i}"), i)).collect();
-    let recorded =
-        Recorded { position: position + 50, watermark: Time(START), rules_hash: rules.hash.clone() };
-    let batch = Batch {
-        partition: 0,
-        changes: &changes,
-        heard: &[],
-        rules: &rules,
-        policies: &policies,
-        recorded: &recorded,
-        now_ms: START,
-    };
-    assert!(cases.commit(&batch).await.expect("room now").new.iter().all(|new| *new));
+    let committed = commit(&cases, (&rules, &policies), 0, &fifty(position), START).await;
+    assert!(committed.expect("room now").new.iter().all(|new| *new));
 }
