@@ -113,8 +113,10 @@ pub struct Daemon {
     _lock: File,
 }
 
-/// How long a database that is locked at the start is waited for.
+/// How long a database that is locked, or does not answer, at the start is waited for.
 const OPEN: Duration = Duration::from_secs(60);
+/// How often it is said meanwhile.
+const SAY_AGAIN: Duration = Duration::from_secs(15);
 
 /// Who puts rules in force when a process starts.
 const START: &str = "start";
@@ -498,12 +500,16 @@ fn lock_state(state: &Path) -> anyhow::Result<File> {
 
 async fn open_cases(place: &cases::Place, options: &cases::Options) -> anyhow::Result<Cases> {
     let begun = Instant::now();
+    let mut said = None::<Instant>;
     loop {
         match Cases::connect(place, options).await {
             Err(error @ (CasesError::Locked { .. } | CasesError::Server { .. }))
                 if begun.elapsed() < OPEN =>
             {
-                tracing::error!(reason = error.reason(), "{error}");
+                if said.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
+                    tracing::error!(reason = error.reason(), "{error}");
+                    said = Some(Instant::now());
+                }
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
             opened => return Ok(opened?),
