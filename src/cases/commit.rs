@@ -136,17 +136,18 @@ impl Cases {
         let ids: Vec<&str> =
             entries.iter().map(|e| e.exception_id.as_str()).collect::<BTreeSet<_>>().into_iter().collect();
         let head = format!("SELECT {COLUMNS} FROM exceptions WHERE exception_id IN");
+        let mut rows = Vec::new();
         for chunk in ids.chunks(CHUNK) {
             let mut query = sqlx::query(AssertSqlSafe(list_sql(Dialect::of(tx), &head, chunk.len(), "")));
             for id in chunk {
                 query = query.bind((*id).to_owned());
             }
-            let rows = query.fetch_all(&mut *tx).await?;
-            let bodies = self.bodies_of(&rows).await?;
-            for r in &rows {
-                let case = row::case_of(r, &bodies)?;
-                draft.cases.insert(case.exception_id.clone(), case);
-            }
+            rows.extend(query.fetch_all(&mut *tx).await?);
+        }
+        let bodies = self.bodies_of(&rows).await?;
+        for r in &rows {
+            let case = row::case_of(r, &bodies)?;
+            draft.cases.insert(case.exception_id.clone(), case);
         }
         let known: Vec<i64> = draft.cases.values().map(|c| c.number).collect();
         for chunk in known.chunks(CHUNK) {

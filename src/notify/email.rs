@@ -236,7 +236,7 @@ impl Email {
     fn parts(&self, message: &Message) -> (String, MultiPart, Option<String>) {
         let built_in = Templates::default();
         let templates = self.templates.get(&message.receiver).unwrap_or(&built_in);
-        let written = templated::mail(templates, message.into(), self.links(message));
+        let written = templated::mail(templates, message.into(), |body| self.links(message, body));
         let Written { subject, text, html, failed: plain } = written.unwrap_or_else(|error| Written {
             subject: message.subject.clone(),
             text: format!("{}\n\n{}\n", one_line(&message.subject), message.body),
@@ -254,8 +254,7 @@ impl Email {
         (subject, parts, plain)
     }
 
-    fn links(&self, message: &Message) -> Links {
-        let Ok(body) = Body::read(&message.body) else { return Links::default() };
+    fn links(&self, message: &Message, body: &Body) -> Links {
         // What ended is nothing to act on; what is listed in full needs no table.
         let ack = (body.data.group_state != "resolved").then(|| self.link(Purpose::Acknowledge, message));
         let list = (body.data.truncated > 0).then(|| self.link(Purpose::List, message));

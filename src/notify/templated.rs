@@ -54,7 +54,7 @@ pub fn preview(
     words: Words<'_>,
 ) -> Result<Written, serde_json::Error> {
     let mails = if integration == "email" { templates } else { &Templates::default() };
-    let mut written = mail(mails, words, Links::default())?;
+    let mut written = mail(mails, words, |_| Links::default())?;
     match integration {
         "slack" => match own(templates.text.as_ref(), words) {
             Some(Ok(text)) => written.text = text,
@@ -74,13 +74,14 @@ pub fn preview(
     Ok(written)
 }
 
-/// A mail.
+/// A mail. `links`: those of a message with this body.
 pub(super) fn mail(
     templates: &Templates,
     words: Words<'_>,
-    links: Links,
+    links: impl FnOnce(&Body) -> Links,
 ) -> Result<Written, serde_json::Error> {
     let body = Body::read(words.body)?;
+    let links = links(&body);
     let context = context(words, &links)?;
     let mail = Mail { body: &body, receiver: words.receiver, links };
     let mut failed: Vec<String> = Vec::new();

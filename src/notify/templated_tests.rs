@@ -24,7 +24,7 @@ fn ack() -> Links {
 fn without_templates_a_mail_is_as_ever() {
     let body = Body::read(BODY).unwrap();
     let mail = Mail { body: &body, receiver: "ops_mail", links: ack() };
-    let written = super::mail(&Templates::default(), words(), ack()).unwrap();
+    let written = super::mail(&Templates::default(), words(), |_| ack()).unwrap();
     assert_eq!((written.text, written.html), (mail.text(), Some(mail.html())));
     assert_eq!((written.subject.as_str(), written.failed), ("[parcelwatch] CN-ES", None));
 }
@@ -40,19 +40,22 @@ fn a_mail_is_its_templates() {
         ),
         ..Templates::default()
     };
-    let written = super::mail(&templates, words(), ack()).unwrap();
+    let written = super::mail(&templates, words(), |_| ack()).unwrap();
     assert_eq!(written.subject, "Sendungen: [parcelwatch] CN-ES");
     assert_eq!(written.text, "3 Sendungen\nhttps://x.example/ack?m=1&e=2 bis 2026-10-21 07:10 UTC\n");
     assert_eq!((written.html, written.failed), (None, None), "a text alone is a mail without HTML");
     templates.html = template(Form::Html, "h.html", "<body><p>{{ subject }}</p></body>");
     assert_eq!(
-        super::mail(&templates, words(), Links::default()).unwrap().html.unwrap(),
+        super::mail(&templates, words(), |_| Links::default()).unwrap().html.unwrap(),
         "<body><p>[parcelwatch] CN-ES</p></body>"
     );
     // A subject alone keeps the built-in texts.
     let subject = Templates { subject: templates.subject.clone(), ..Templates::default() };
     assert!(
-        super::mail(&subject, words(), Links::default()).unwrap().text.starts_with("OPEN, critical: 12 open")
+        super::mail(&subject, words(), |_| Links::default())
+            .unwrap()
+            .text
+            .starts_with("OPEN, critical: 12 open")
     );
 }
 
@@ -64,7 +67,7 @@ fn where_one_fails_the_built_in_text_is_sent_and_says_so() {
         html: template(Form::Html, "h.html", fails),
         ..Templates::default()
     };
-    let written = super::mail(&templates, words(), ack()).unwrap();
+    let written = super::mail(&templates, words(), |_| ack()).unwrap();
     let why = written.failed.unwrap();
     assert!(why.starts_with("h.html:1:"), "{why}");
     let (first, rest) = written.text.split_once("\n\n").unwrap();
@@ -77,7 +80,7 @@ fn where_one_fails_the_built_in_text_is_sent_and_says_so() {
 
     let subject =
         Templates { subject: template(Form::Subject, "s.txt", "{{ data.reason }}"), ..Templates::default() };
-    let written = super::mail(&subject, words(), ack()).unwrap();
+    let written = super::mail(&subject, words(), |_| ack()).unwrap();
     assert_eq!(written.subject, "[parcelwatch] CN-ES");
     assert!(written.failed.is_some() && written.text.contains("s.txt:1:4"), "{}", written.text);
 }
